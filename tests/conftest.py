@@ -1,0 +1,25 @@
+"""Fixtures that every test file may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REQUIRE_ALL = os.environ.get("TINYHD_REQUIRE_ALL", "") not in ("", "0")
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip a test for a missing tool, folder or browser; fail instead where TINYHD_REQUIRE_ALL is set."""
+    if REQUIRE_ALL:
+        pytest.fail(f"TINYHD_REQUIRE_ALL is set and a test would have been skipped: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference outputs, published checkpoints and human fixations (not part of the project)."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("TINYHD_SHARED", root.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        skip_or_fail("no reference data: set TINYHD_SHARED to the folder that holds golden/, weights/ and data/")
+    return folder

@@ -399,8 +399,8 @@ def foreign_audio(folder: Path) -> Made:
 def size_change(folder: Path) -> Made:
     """The picture is 192x128 at first and 128x96 from frame 12 on."""
     parts = [
-        make_video(folder / "part1.ts", range(12)),
-        make_video(folder / "part2.ts", range(12, 24), width=128, height=96, pts=range(12, 24)),
+        make_video(folder / "part1.ts", range(12), options={"bf": "0"}),
+        make_video(folder / "part2.ts", range(12, 24), width=128, height=96, pts=range(12, 24), options={"bf": "0"}),
     ]
     path = folder / "size_change.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))

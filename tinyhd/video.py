@@ -1,0 +1,444 @@
+"""Video files, pictures and animations in; upright SDR frames with exact time stamps out.
+
+    with open_video("clip.mp4") as video:
+        print(video.info.width, video.info.height)
+        for frame in video:
+            rgb = frame.to_rgb()
+
+Frames come lazily, in display order, as many as FFmpeg decodes. Damage does not stop the reading: what decodes is
+delivered, `VideoReader.damaged` is set and `VideoReader.warnings` says what happened.
+"""
+
+import itertools
+import os
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+from typing import Self, TypeVar
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from tinyhd.errors import InputError, OptionError
+from tinyhd.formats import STILL_DEMUXERS, missing_bytes, open_container
+from tinyhd.pixels import Deinterlacer, PictureConverter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known about a video before its frames are read. Sizes and colours are those of the delivered frames."""
+
+    path: str
+    width: int  # pixels, upright
+    height: int
+    rotation_degrees: int  # clockwise turn that was applied to the stored picture: 0, 90, 180 or 270
+    is_mirrored: bool  # and mirrored left to right afterwards
+    sample_aspect_ratio: Fraction  # width / height of one upright pixel; 1 where the file says nothing
+    frame_rate: Fraction | None  # average, frames per second
+    frame_count: int | None  # the header's count, or an estimate from rate and duration
+    duration_seconds: float | None
+    start_time: Fraction  # container's start, seconds on the file's own clock; `Frame.time` counts from here
+    time_base: Fraction  # seconds per tick of `Frame.pts`
+    is_still: bool  # one picture (photo), not a video
+    pix_fmt: str  # of `Frame.image`
+    colorspace: int  # of `Frame.image`; ITU-T H.273 numbers as in FFmpeg, 2: not tagged (read as BT.601)
+    color_range: int  # 1: limited, 2: full, 0: not tagged (read as limited)
+    color_trc: int
+    color_primaries: int
+    is_hdr: bool  # the source is PQ or HLG and was mapped to BT.709
+    is_interlaced: bool  # the first frame is; interlaced frames are delivered deinterlaced
+    has_alpha: bool  # the source has; delivered frames are flattened over black
+    source_pix_fmt: str  # as stored
+    codec: str
+    container: str  # FFmpeg's name of the demuxer
+    stream_index: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video."""
+
+    index: int  # 0, 1, 2 ... in the order of delivery, which is display order
+    pts: int  # time stamp on the file's own clock, in ticks of `VideoInfo.time_base`; strictly increasing
+    time: Fraction  # seconds after the container's start
+    image: av.VideoFrame  # upright, progressive, opaque, SDR, 8-bit planar YUV, always `VideoInfo`'s size and format
+
+    @property
+    def time_seconds(self) -> float:
+        return float(self.time)
+
+    def to_rgb(self) -> np.ndarray:
+        """The picture as uint8 RGB (height, width, 3), by the matrix it is tagged with, BT.601 where it has no tag."""
+        return self.image.to_ndarray(format="rgb24")
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """Read a file's header and first frame. Raises `InputError` as `open_video` does."""
+    with open_video(path) as video:
+        return video.info
+
+
+def read_frames(
+    path: str | os.PathLike[str], start: float | Fraction | None = None, end: float | Fraction | None = None
+) -> Iterator[Frame]:
+    """Yield the frames of a file lazily (`open_video` tells about damage as well)."""
+    with open_video(path, start, end) as video:
+        yield from video
+
+
+def open_video(
+    path: str | os.PathLike[str], start: float | Fraction | None = None, end: float | Fraction | None = None
+) -> "VideoReader":
+    """Open a video, animation or picture.
+
+    Args:
+        path: a file; playlists and other formats that refer to further files are refused.
+        start: deliver frames from this time on, in seconds after the container's start (the clock of `Frame.time`).
+        end: stop before this time.
+
+    Raises:
+        InputError: missing, unreadable, refused, without a video stream, or nothing in it decodes.
+        OptionError: start or end is negative or end is not after start.
+    """
+    return VideoReader(path, start, end)
+
+
+class VideoReader(Iterator[Frame]):
+    """An open video: `info`, and one pass over its frames. Close it, or use it in a `with` statement.
+
+    Attributes:
+        info: what is known of the video.
+        warnings: sentences about damage and repairs met so far; complete once all frames were read.
+        damaged: True once something did not decode or is missing.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        start: float | Fraction | None = None,
+        end: float | Fraction | None = None,
+    ) -> None:
+        self._path = path
+        self._start, self._end = _checked_range(start, end)
+        self.warnings: list[str] = []
+        self.damaged = False
+        self._source = _Source(path)
+        try:
+            if missing_bytes(path):
+                self._note_damage("The file is shorter than its header says, so its end is missing.")
+            raw = self._source.frames()
+            first = next(raw, None)
+            if first is None:
+                raise InputError(f"{str(path)!r} has a video stream, but no picture in it could be decoded.")
+            is_still = _is_still(self._source)
+            self._convert = PictureConverter(first, is_still)
+            self.info = _describe(path, self._source, first, self._convert, is_still)
+        except BaseException:
+            self._source.close()
+            raise
+        self._frames = self._deliver(itertools.chain([first], raw))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frame:
+        return next(self._frames)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the file and the decoder; reading on gives no more frames."""
+        self._frames.close()
+        self._source.close()
+
+    def _deliver(self, raw: Iterator[av.VideoFrame]) -> Generator[Frame, None, None]:
+        index = 0
+        for picture, pts in self._deinterlaced(self._stamped(self._complete(self._sought(raw)))):
+            time = pts * self.info.time_base - self.info.start_time
+            if time < self._start:
+                continue
+            if self._end is not None and time >= self._end:
+                return
+            try:
+                image = self._convert(picture)
+            except av.error.FFmpegError as error:
+                if index == 0:
+                    kind = picture.format.name
+                    raise InputError(
+                        f"{self.info.path!r} has pictures of a kind ({kind}) that cannot be used."
+                    ) from error
+                self._note_damage("Some frames could not be converted and were left out.")
+                continue
+            image.pts, image.time_base = pts, self.info.time_base
+            yield Frame(index, pts, time, image)
+            index += 1
+
+    def _sought(self, raw: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """Decode from the last key frame before `start`, or from the beginning where that cannot be relied upon."""
+        if self._start <= 0 or self.info.is_still:
+            yield from raw
+            return
+        first_tick = (self._start + self.info.start_time) // self.info.time_base
+        for seek in (True, False):
+            self._source.close()
+            self._source = _Source(self._path)
+            frames = self._source.frames(first_tick if seek else None)
+            first = next(frames, None)
+            if not seek or (first is not None and first.pts is not None and first.pts <= first_tick):
+                yield from itertools.chain([first] if first else [], frames)
+                return
+
+    def _complete(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """Add the last frames of a damaged file, which a decoder with several threads may keep to itself.
+
+        When one of the frames still inside the decoder turns out damaged at the end of the file, PyAV cannot ask
+        for those behind it. So, where fewer frames than packets came out, the last stretch is decoded again with
+        one thread.
+        """
+        count, last_pts = 0, None
+        for frame in frames:
+            count += 1
+            if frame.pts is not None:
+                last_pts = frame.pts if last_pts is None else max(last_pts, frame.pts)
+            yield frame
+        source = self._source
+        self._collect_damage(source)
+        if source.frames_missing <= 0 or self.info.is_still:
+            return
+        with _Source(self._path, threads=False) as again:
+            if last_pts is not None:
+                yield from (frame for frame in again.frames(last_pts) if frame.pts is not None and frame.pts > last_pts)
+            elif source.damage:
+                yield from itertools.islice(again.frames(), count, None)
+            self._collect_damage(again)
+
+    def _stamped(self, frames: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Give every frame a time stamp, strictly increasing."""
+        rate = self.info.frame_rate or Fraction(25)
+        usual = max(1 / rate / self.info.time_base, Fraction(1))
+        repaired = False
+
+        def candidates() -> Iterator[tuple[av.VideoFrame, int | None, Fraction]]:
+            for frame in frames:
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                yield frame, stamp, Fraction(frame.duration) if frame.duration > 0 else usual
+
+        for frame, pts in repair_times(candidates()):
+            if not repaired and pts != frame.pts and not self.info.is_still:
+                repaired = True
+                self.warnings.append("Some time stamps were missing, repeated or out of order and were replaced.")
+            yield frame, pts
+
+    def _deinterlaced(self, frames: Iterator[tuple[av.VideoFrame, int]]) -> Iterator[tuple[av.VideoFrame, int]]:
+        deinterlacer = Deinterlacer()
+        for frame, pts in frames:
+            yield from deinterlacer.push(frame, pts)
+        yield from deinterlacer.flush()
+
+    def _collect_damage(self, source: "_Source") -> None:
+        if source.damage:
+            self._note_damage("Some of the video is damaged: only what could be decoded is delivered.")
+
+    def _note_damage(self, sentence: str) -> None:
+        self.damaged = True
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+
+class _Source:
+    """One opened container with its best video stream, and a count of what did not decode."""
+
+    def __init__(self, path: str | os.PathLike[str], threads: bool = True) -> None:
+        self.container = open_container(path)
+        try:
+            self.stream = _best_stream(path, self.container)
+        except BaseException:
+            self.container.close()
+            raise
+        # Frame threads decode several times faster than PyAV's default, slice threads.
+        self.stream.thread_type = "AUTO" if threads else "SLICE"
+        self.damage = 0  # errors and corrupt frames
+        self._packets = self._frames = self._errors = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.container.close()
+
+    @property
+    def frames_missing(self) -> int:
+        """Packets that gave neither a frame nor an error. Some codecs have such packets in intact files too."""
+        return self._packets - self._frames - self._errors
+
+    def frames(self, seek_pts: int | None = None) -> Iterator[av.VideoFrame]:
+        """Decode to the end, from the key frame at or before `seek_pts` if that is given. Never raises for damage."""
+        if seek_pts is not None:
+            try:
+                self.container.seek(seek_pts, stream=self.stream)
+            except av.error.FFmpegError:
+                return
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.error.FFmpegError, OSError):
+                self.damage += 1
+                packet = None  # the rest of the file is lost; what the decoder still holds is not
+            try:
+                decoded = self.stream.decode(packet)
+            except av.error.EOFError:
+                decoded = []
+            except av.error.FFmpegError:
+                self._errors += 1
+                self.damage += 1
+                decoded = []
+            self._packets += packet is not None and packet.size > 0
+            self._frames += len(decoded)
+            self.damage += sum(frame.is_corrupt for frame in decoded)
+            yield from decoded
+            if packet is None:
+                return
+
+
+def _best_stream(path: str | os.PathLike[str], container: av.container.InputContainer) -> VideoStream:
+    """The default video stream as FFmpeg ranks them; cover art and thumbnails do not count as video."""
+    unwanted = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [stream for stream in container.streams.video if not stream.disposition & unwanted]
+    if not streams:
+        raise InputError(f"{str(path)!r} has no video stream, only {_other_streams(container)}.")
+    best = container.streams.best("video")
+    chosen = best if isinstance(best, VideoStream) and best in streams else streams[0]
+    if chosen.codec_context is None:
+        raise InputError(f"{str(path)!r} is coded in a way this FFmpeg cannot decode: convert it to H.264 first.")
+    return chosen
+
+
+def _other_streams(container: av.container.InputContainer) -> str:
+    kinds = sorted({"a cover picture" if stream.type == "video" else stream.type for stream in container.streams})
+    return " and ".join(kinds) or "nothing that is known"
+
+
+def _is_still(source: _Source) -> bool:
+    name = source.container.format.name
+    return name in STILL_DEMUXERS or (name == "gif" and source.stream.frames == 1)
+
+
+def _describe(
+    path: str | os.PathLike[str], source: _Source, first: av.VideoFrame, convert: PictureConverter, is_still: bool
+) -> VideoInfo:
+    container, stream = source.container, source.stream
+    time_base = stream.time_base or Fraction(1, 25)
+    rate = stream.average_rate or stream.guessed_rate or None
+    duration: float | None = None
+    if stream.duration:
+        duration = float(stream.duration * time_base)
+    elif container.duration:
+        duration = container.duration / av.time_base
+    count = 1 if is_still else stream.frames or (round(duration * rate) if duration and rate else None)
+    pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+    width, height = convert.size
+    return VideoInfo(
+        path=str(path),
+        width=width,
+        height=height,
+        rotation_degrees=convert.orientation.rotation_degrees,
+        is_mirrored=convert.orientation.is_mirrored,
+        sample_aspect_ratio=1 / pixel_aspect if convert.orientation.transpose else pixel_aspect,
+        frame_rate=None if is_still else rate,
+        frame_count=count,
+        duration_seconds=None if is_still else duration,
+        start_time=_start_time(container),
+        time_base=time_base,
+        is_still=is_still,
+        pix_fmt=convert.pix_fmt,
+        **convert.tags,
+        is_hdr=convert.is_hdr,
+        is_interlaced=first.interlaced_frame,
+        has_alpha=convert.has_alpha,
+        source_pix_fmt=first.format.name,
+        codec=stream.codec_context.name,
+        container=container.format.name,
+        stream_index=stream.index,
+    )
+
+
+def _start_time(container: av.container.InputContainer) -> Fraction:
+    """The container's start in seconds, exact: FFmpeg rounds it to microseconds, its streams know it in ticks."""
+    if container.start_time is None:
+        return Fraction(0)
+    rounded = Fraction(container.start_time, av.time_base)
+    for stream in container.streams:
+        if stream.start_time is not None and stream.time_base is not None:
+            exact = stream.start_time * stream.time_base
+            if abs(exact - rounded) <= Fraction(1, av.time_base):
+                return exact
+    return rounded
+
+
+def _checked_range(start: float | Fraction | None, end: float | Fraction | None) -> tuple[Fraction, Fraction | None]:
+    first = Fraction(start or 0)
+    last = None if end is None else Fraction(end)
+    if first < 0:
+        raise OptionError(f"start is {float(first)} s: it must not be negative.")
+    if last is not None and last <= first:
+        raise OptionError(f"end is {float(last)} s, start {float(first)} s: end must come after start.")
+    return first, last
+
+
+# So many frames are held back at most to place frames without a usable time stamp between their neighbours.
+LOOKAHEAD = 8
+
+
+def repair_times(items: Iterable[tuple[T, int | None, Fraction]]) -> Iterator[tuple[T, int]]:
+    """Replace missing and repeated time stamps: (item, stamp or None, duration) -> (item, stamp), strictly increasing.
+
+    Good stamps stay as they are. Items without one, or with one that is not later than its predecessor's, are spread
+    between their good neighbours, at most a duration apart. Where more than `LOOKAHEAD` of them follow each other the
+    clock is taken to have jumped back and goes on from there without the jump. All in ticks.
+    """
+    last: int | None = None
+    jump = 0  # what is added to the file's clock since it last jumped back
+    waiting: list[tuple[T, Fraction]] = []
+
+    def spread(after: int, step: Fraction) -> Iterator[tuple[T, int]]:
+        for k, (item, _) in enumerate(waiting):
+            yield item, after + round(step * (k + 1))
+        waiting.clear()
+
+    for item, stamp, duration in items:
+        shifted = None if stamp is None else stamp + jump
+        if shifted is not None and (last is None or shifted > last + len(waiting)):
+            if waiting:
+                step = waiting[0][1]
+                before = last if last is not None else shifted - round(step * (len(waiting) + 1))
+                yield from spread(before, min(step, Fraction(shifted - before, len(waiting) + 1)))
+            last = shifted
+            yield item, shifted
+            continue
+        waiting.append((item, duration))
+        if len(waiting) >= LOOKAHEAD:
+            first_step = waiting[0][1]
+            for spread_item, spread_stamp in spread(-round(first_step) if last is None else last, first_step):
+                last = spread_stamp
+                yield spread_item, spread_stamp
+            if stamp is not None and last is not None:
+                jump = last - stamp
+    if waiting:
+        yield from spread(-round(waiting[0][1]) if last is None else last, waiting[0][1])

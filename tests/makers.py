@@ -396,6 +396,11 @@ def foreign_audio(folder: Path) -> Made:
     return Made(make_video(folder / "foreign_audio.avi", codec="mpeg4", audio=["pcm_s16le"]), list(range(24)))
 
 
+def b_frames_avi(folder: Path) -> Made:
+    """H.264 with B-frames in an AVI, which stamps frames in the order of decoding."""
+    return Made(make_video(folder / "b_frames.avi", options={"bf": "2"}), list(range(24)))
+
+
 def size_change(folder: Path) -> Made:
     """The picture is 192x128 at first and 128x96 from frame 12 on."""
     parts = [
@@ -440,13 +445,12 @@ def truncated(folder: Path, extension: str = "mp4") -> Made:
 
 
 def bit_flipped(folder: Path, seed: int = 0) -> Made:
-    """One byte in 150 of the coded pictures is wrong; the index is intact."""
+    """Some bytes of the coded pictures are wrong, none of the first quarter; the index is intact."""
     path = make_video(folder / "bit_flipped.mp4", 48, gop_size=8)
     data = bytearray(path.read_bytes())
     start, end = data.index(b"mdat") + 4, data.rindex(b"moov") - 4
     random = np.random.default_rng(seed)
-    # The first picture stays whole, so that something decodes whatever the decoder's version.
-    for position in random.integers(start + (end - start) // 4, end, (end - start) // 150):
+    for position in random.integers(start + (end - start) // 4, end, 30):
         data[position] ^= 1 << int(random.integers(8))
     path.write_bytes(data)
     return Made(path, None, damaged=True)
@@ -609,6 +613,7 @@ HARD_FILES: dict[str, Callable[[Path], Made]] = {
     "repeated_timestamps": repeated_timestamps,
     "with_audio": with_audio,
     "foreign_audio": foreign_audio,
+    "b_frames_avi": b_frames_avi,
     "size_change": size_change,
     "two_videos": two_videos,
     "truncated": truncated,

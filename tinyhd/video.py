@@ -11,6 +11,7 @@ delivered, `VideoReader.damaged` is set and `VideoReader.warnings` says what hap
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ from typing import Self, TypeVar
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -270,6 +272,8 @@ class _Source:
         self.stream.thread_type = "AUTO" if threads else "SLICE"
         self.damage = 0  # errors and corrupt frames
         self._packets = self._frames = self._errors = 0
+        self._stamps: deque[int] | None = deque()
+        self._last_stamp: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -301,6 +305,7 @@ class _Source:
             except (av.error.FFmpegError, OSError):
                 self.damage += 1
                 packet = None  # the rest of the file is lost; what the decoder still holds is not
+            self._note_stamp(packet)
             try:
                 decoded = self.stream.decode(packet)
             except av.error.EOFError:
@@ -309,12 +314,37 @@ class _Source:
                 self._errors += 1
                 self.damage += 1
                 decoded = []
+                if self._stamps:
+                    self._stamps.popleft()
             self._packets += packet is not None and packet.size > 0
             self._frames += len(decoded)
-            self.damage += sum(frame.is_corrupt for frame in decoded)
-            yield from decoded
+            for frame in decoded:
+                self._order_stamp(frame)
+                # Frames before the place sought may lack their references in intact files too.
+                self.damage += frame.is_corrupt and (seek_pts is None or frame.pts is None or frame.pts >= seek_pts)
+                yield frame
             if packet is None:
                 return
+
+    # Some files (H.264 with B-frames in AVI, or in mp4 without its table of offsets) stamp packets in the order of
+    # decoding, although the decoder puts them into another order. Then the n-th frame shown gets the n-th stamp.
+
+    def _note_stamp(self, packet: "Packet[VideoStream] | None") -> None:
+        if self._stamps is None or packet is None or packet.pts is None:
+            return
+        if self._last_stamp is not None and packet.pts <= self._last_stamp:
+            self._stamps = None  # stamped in the order of display, as it should be
+            return
+        self._stamps.append(packet.pts)
+        self._last_stamp = packet.pts
+
+    def _order_stamp(self, frame: av.VideoFrame) -> None:
+        if not self._stamps or frame.pts is None:
+            return
+        if self.stream.codec_context.has_b_frames:
+            frame.pts = self._stamps.popleft()
+        while self._stamps and self._stamps[0] <= frame.pts:
+            self._stamps.popleft()
 
 
 def _best_stream(path: str | os.PathLike[str], container: av.container.InputContainer) -> VideoStream:

@@ -1,0 +1,323 @@
+"""From frames to maps: preprocessing, batches of windows, and one map for each frame, in order, as a stream."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from os import PathLike
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinyhd.clips import DEFAULT_OVERLAP, Window, Windowing
+from tinyhd.cuts import THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH, mark_cuts
+from tinyhd.errors import OptionError
+from tinyhd.model import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH, TinyHD
+from tinyhd.video import Frame, VideoReader, open_video
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's RGB values in [0, 1], which inputs are normalised with."""
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+_LUMA_OF_NORMALISED = np.array((0.299, 0.587, 0.114)) * IMAGENET_STD * 255
+
+
+class Prediction(NamedTuple):
+    """A frame and where people look in it."""
+
+    frame: Frame
+    map: np.ndarray
+    """float32 (192, 256), what the model gives: larger means more attention, meaningful up to scale."""
+    is_cut: bool
+    """Whether a new shot starts here (never at the first frame, nor where cuts are not looked for)."""
+
+
+class MapsFunction(Protocol):
+    """Whatever computes the maps of clips: `TorchMaps`, or another runtime."""
+
+    maps_per_clip: int
+    """16, or 1 that belongs to the clip's last frame."""
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Normalised frames, float32 (N, 3, 16, 192, 256) in main memory -> maps, float (N, maps_per_clip, H, W), on
+        any device; H and W may be smaller than the frames."""
+
+
+class TorchMaps:
+    """A TinyHD as `MapsFunction`, on the device where the model lives.
+
+    Raises:
+        OptionError: an unknown precision, or one that the device cannot do; when called, memory has run out.
+    """
+
+    def __init__(self, model: TinyHD, precision: str = "float32") -> None:
+        if precision not in PRECISIONS:
+            raise OptionError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
+        self.model = model.eval()
+        self.device = next(model.parameters()).device
+        if precision == "float16" and self.device.type == "cpu":
+            raise OptionError("precision float16 is for GPUs; on a CPU use float32 or bfloat16.")
+        self.dtype = PRECISIONS[precision]
+        self.maps_per_clip = model.config.maps_per_clip
+
+    @torch.inference_mode()
+    def __call__(self, clips: Tensor) -> Tensor:
+        """See `MapsFunction`; the maps are float32 on the model's device."""
+        try:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                maps: Tensor = self.model(clips.to(self.device, non_blocking=True)).fused
+            return maps.float()
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise OptionError(
+                    f"device {self.device} has too little memory for batches of {len(clips)} clips; "
+                    "use a smaller batch size or another device."
+                ) from error
+            raise
+
+
+def preprocess(rgb: np.ndarray) -> Tensor:
+    """A frame as the network takes it: resized to 192x256 whatever its aspect ratio, and normalised.
+
+    Plain bilinear interpolation with half-pixel centres and no antialiasing, not rounded: the same as
+    `F.interpolate(mode="bilinear", align_corners=False)` of the whole frame, but it touches only the pixels that count.
+
+    Args:
+        rgb: uint8 (H, W, 3), decoded to RGB at native size.
+
+    Returns:
+        float32 (3, 192, 256) in channels-last memory.
+    """
+    height, width, _ = rgb.shape
+    rows, row_weight = _taps(height, MAP_HEIGHT)
+    columns, column_weight = _taps(width, MAP_WIDTH)
+    samples = (columns[:, None] * 3 + np.arange(3)).ravel()
+    taps = np.take(np.take(rgb.reshape(height, -1), rows, axis=0), samples, axis=1).astype(np.float32)
+    upper, lower = taps.reshape(2, MAP_HEIGHT, -1)
+    lines = upper + (lower - upper) * row_weight[:, None]
+    left, right = np.moveaxis(lines.reshape(MAP_HEIGHT, 2, MAP_WIDTH, 3), 1, 0)
+    image = left + (right - left) * column_weight[:, None]
+    std = np.array(IMAGENET_STD, np.float32)
+    image = image * (1 / (255 * std)) - np.array(IMAGENET_MEAN, np.float32) / std
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def thumbnail(image: Tensor) -> np.ndarray:
+    """What `mark_cuts` looks at: the luma of a preprocessed frame up to a constant, float (24, 32) in 8-bit levels."""
+    small = F.avg_pool2d(image, (MAP_HEIGHT // THUMBNAIL_HEIGHT, MAP_WIDTH // THUMBNAIL_WIDTH)).numpy()
+    return np.tensordot(_LUMA_OF_NORMALISED, small, 1)
+
+
+@lru_cache(maxsize=16)
+def _taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two source places of each of `out_size` samples, all first ones then all second ones, and the second's
+    weight."""
+    place = np.maximum((np.arange(out_size) + 0.5) * (size / out_size) - 0.5, 0)
+    first = np.minimum(place.astype(np.int64), size - 1)
+    second = np.minimum(first + 1, size - 1)
+    return np.concatenate([first, second]), (place - first).astype(np.float32)
+
+
+def predict_video(
+    source: str | PathLike[str] | VideoReader,
+    model: TinyHD | MapsFunction,
+    *,
+    windowing: str = "crossfade",
+    overlap: int | None = None,
+    cuts: bool = True,
+    batch_size: int | None = None,
+    precision: str = "float32",
+    start: float | None = None,
+    end: float | None = None,
+) -> Iterator[Prediction]:
+    """One prediction for each decoded frame of a video or picture, in order, while it is being read.
+
+    Args:
+        source: a path, or an open reader, which is read to its end.
+        start, end: part of the video in seconds, for a path.
+
+    The rest, and what else is raised, is as for `predict_frames`.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    maps = _maps_function(model, precision)
+    options = (maps, _windowing(maps, windowing, overlap), cuts, _batch_size(maps, batch_size))
+    if isinstance(source, VideoReader):
+        if start is not None or end is not None:
+            raise OptionError("start and end are for a path; open the reader with them instead.")
+        return _predict(source, *options)
+
+    def opened() -> Iterator[Prediction]:
+        with open_video(source, start=start, end=end) as reader:
+            yield from _predict(reader, *options)
+
+    return opened()
+
+
+def predict_frames(
+    frames: Iterable[Frame],
+    model: TinyHD | MapsFunction,
+    *,
+    windowing: str = "crossfade",
+    overlap: int | None = None,
+    cuts: bool = True,
+    batch_size: int | None = None,
+    precision: str = "float32",
+) -> Iterator[Prediction]:
+    """One prediction for each frame, in order, lazily: frames are held only until their map is there, 16 to 20 of them
+    with the default windowing and batch size.
+
+    Where cross-faded windows share a frame, its maps are divided by their sums, averaged, and multiplied by the mean of
+    the sums, with the same weights: no window outweighs another, and the result is still what the model gives.
+
+    Args:
+        frames: consecutive frames.
+        model: on the device that computes, or another runtime's function.
+        windowing: crossfade, or published for the authors' (M then jumps at every 16th frame).
+        overlap: frames that neighbouring windows share, for M with crossfade; None: `clips.DEFAULT_OVERLAP`.
+        cuts: look for shot cuts, and start over at each.
+        batch_size: windows that are computed at once; None: 1 for M, 4 for S. More holds more frames in memory.
+        precision: float32, bfloat16 or float16, by autocast.
+
+    Raises:
+        OptionError: a value that is not allowed, or memory has run out.
+    """
+    maps = _maps_function(model, precision)
+    return _predict(frames, maps, _windowing(maps, windowing, overlap), cuts, _batch_size(maps, batch_size))
+
+
+def _maps_function(model: TinyHD | MapsFunction, precision: str) -> MapsFunction:
+    if isinstance(model, TinyHD):
+        return TorchMaps(model, precision)
+    if precision != "float32":
+        raise OptionError(f"precision {precision} is for PyTorch models; this one has its own.")
+    return model
+
+
+def _windowing(maps: MapsFunction, kind: str, overlap: int | None) -> Windowing:
+    if overlap is not None and (kind == "published" or maps.maps_per_clip == 1):
+        raise OptionError("overlap is for models with 16 maps per clip, cross-faded; leave it out.")
+    return Windowing(maps.maps_per_clip, kind, DEFAULT_OVERLAP if overlap is None else overlap)
+
+
+def _batch_size(maps: MapsFunction, batch_size: int | None) -> int:
+    if batch_size is None:
+        return 1 if maps.maps_per_clip > 1 else 4
+    if batch_size < 1:
+        raise OptionError(f"batch_size is {batch_size}; it must be 1 or more.")
+    return batch_size
+
+
+def _predict(
+    frames: Iterable[Frame], maps: MapsFunction, windowing: Windowing, cuts: bool, batch_size: int
+) -> Iterator[Prediction]:
+    prepared = ((frame, preprocess(frame.to_rgb())) for frame in frames)
+    marked = mark_cuts(prepared, lambda item: thumbnail(item[1])) if cuts else ((item, False) for item in prepared)
+    queue: deque[_Job] = deque()
+    shot = _Shot(windowing)
+    for (frame, image), is_cut in marked:
+        if is_cut:
+            queue.extend(shot.jobs(complete=True))
+            shot = _Shot(windowing)
+        shot.append(frame, image, is_cut)
+        queue.extend(shot.jobs(complete=False))
+        while len(queue) >= batch_size:
+            yield from _run(maps, [queue.popleft() for _ in range(batch_size)])
+    queue.extend(shot.jobs(complete=True))
+    while queue:
+        yield from _run(maps, [queue.popleft() for _ in range(min(batch_size, len(queue)))])
+
+
+class _Job(NamedTuple):
+    """A window that is ready to be computed."""
+
+    shot: "_Shot"
+    window: Window
+    clip: Tensor
+    """(16, 192, 256, 3)."""
+
+
+def _run(maps: MapsFunction, jobs: list[_Job]) -> Iterator[Prediction]:
+    clips = torch.stack([job.clip for job in jobs]).permute(0, 4, 1, 2, 3)
+    for job, result in zip(jobs, maps(clips), strict=True):
+        yield from job.shot.add(job.window, result)
+
+
+class _Shot:
+    """The frames of one shot that wait for their maps, and what is known of these."""
+
+    def __init__(self, windowing: Windowing) -> None:
+        self.windowing = windowing
+        self.length = 0
+        self.windows = 0
+        # inputs of the frames that windows to come may need, and the number of the first of them
+        self.images: deque[Tensor] = deque()
+        self.first_image = 0
+        # frames that have no final map yet, and the number of the first of them
+        self.waiting: deque[tuple[Frame, bool]] = deque()
+        self.first_waiting = 0
+        # for the first few of these: weighted sums over their maps, of the maps divided by their sums, the sums, and 1
+        self.shapes: Tensor | None = None
+        self.masses = torch.empty(0)
+        self.weights = torch.empty(0)
+
+    def append(self, frame: Frame, image: Tensor, is_cut: bool) -> None:
+        self.waiting.append((frame, is_cut))
+        self.images.append(image.permute(1, 2, 0))
+        self.length += 1
+
+    def jobs(self, complete: bool) -> Iterator[_Job]:
+        """The windows that have become ready; `complete`: the shot ends here."""
+        while (window := self.windowing.window(self.windows, self.length, complete)) is not None:
+            self.windows += 1
+            yield _Job(self, window, torch.stack([self.images[f - self.first_image] for f in window.frames]))
+        # a window to come starts in step, or ends with the shot
+        needed = min(self.windows * self.windowing.stride, self.length - CLIP_LENGTH)
+        while self.first_image < needed:
+            self.images.popleft()
+            self.first_image += 1
+
+    @torch.inference_mode()
+    def add(self, window: Window, maps: Tensor) -> list[Prediction]:
+        """Take a window's maps (K, H, W); the predictions that are final with it."""
+        used = [k for k, weight in enumerate(window.weights) if weight]
+        first, stop = window.map_frames[used[0]], window.map_frames[used[-1]] + 1
+        maps = maps[used[0] : used[-1] + 1].float()
+        weights = maps.new_tensor(window.weights[used[0] : used[-1] + 1])
+        masses = maps.sum((1, 2))
+        shapes = maps * (weights / masses.clamp_min(1e-20))[:, None, None]
+        if self.shapes is None:
+            self.shapes, self.masses, self.weights = maps[:0], masses[:0], weights[:0]
+        before, after = first - self.first_waiting, max(0, self.first_waiting + len(self.shapes) - stop)
+        self.shapes = _added(self.shapes, shapes, before, after)
+        self.masses = _added(self.masses, masses * weights, before, after)
+        self.weights = _added(self.weights, weights, before, after)
+
+        count = window.settled - self.first_waiting
+        scale = self.masses[:count] / self.weights[:count] ** 2
+        result = self.shapes[:count] * scale[:, None, None]
+        self.shapes, self.masses, self.weights = self.shapes[count:], self.masses[count:], self.weights[count:]
+        self.first_waiting = window.settled
+        if result.shape[1:] != (MAP_HEIGHT, MAP_WIDTH):
+            result = F.interpolate(result[:, None], (MAP_HEIGHT, MAP_WIDTH), mode="bilinear", align_corners=False)[:, 0]
+        return [Prediction(*_popped(self.waiting, m)) for m in result.cpu().numpy()]
+
+
+def _popped(waiting: deque[tuple[Frame, bool]], saliency: np.ndarray) -> tuple[Frame, np.ndarray, bool]:
+    frame, is_cut = waiting.popleft()
+    return frame, saliency, is_cut
+
+
+def _added(total: Tensor, part: Tensor, before: int, after: int) -> Tensor:
+    """`total` plus `part` along the first axis, `part` starting at `before` and ending `after` from the end."""
+    length = before + len(part) + after
+    padding = [0] * (2 * (total.ndim - 1))
+    total = F.pad(total, [*padding, 0, length - len(total)])
+    total[before : before + len(part)] += part
+    return total

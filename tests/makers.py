@@ -364,7 +364,7 @@ def non_square(folder: Path) -> Made:
 
 def no_timestamps(folder: Path) -> Made:
     """A raw H.264 stream with B-frames: the container stores no time at all."""
-    return Made(make_video(folder / "no_timestamps.h264", options={"bf": "2"}), list(range(24)))
+    return Made(make_video(folder / "no_timestamps.h264", options={"bf": "2"}), list(range(24)), _ticks(24))
 
 
 def repeated_timestamps(folder: Path) -> Made:
@@ -382,23 +382,27 @@ def repeated_timestamps(folder: Path) -> Made:
             for packet in stream.encode(frame):
                 packet.pts, packet.dts = pts[number], number - 24
                 output.mux(packet)
-    return Made(path, list(range(24)))
+    return Made(path, list(range(24)), _ticks(24))
 
 
 def with_audio(folder: Path) -> Made:
     """Two tracks of sound, AAC (English) and MP3 (German)."""
     path = make_video(folder / "with_audio.mp4", audio=["aac", "libmp3lame"], languages=["eng", "deu"])
-    return Made(path, list(range(24)))
+    return Made(path, list(range(24)), _ticks(24))
 
 
 def foreign_audio(folder: Path) -> Made:
     """Sound that mp4 cannot hold: PCM in an AVI."""
-    return Made(make_video(folder / "foreign_audio.avi", codec="mpeg4", audio=["pcm_s16le"]), list(range(24)))
+    return Made(
+        make_video(folder / "foreign_audio.avi", codec="mpeg4", audio=["pcm_s16le"]), list(range(24)), _ticks(24)
+    )
 
 
 def b_frames_avi(folder: Path) -> Made:
     """H.264 with B-frames in an AVI, which stamps frames in the order of decoding."""
-    return Made(make_video(folder / "b_frames.avi", options={"bf": "2"}), list(range(24)))
+    return Made(
+        make_video(folder / "b_frames.avi", options={"bf": "2"}), list(range(24)), [(k + 1) / RATE for k in range(24)]
+    )
 
 
 def size_change(folder: Path) -> Made:
@@ -450,7 +454,7 @@ def bit_flipped(folder: Path, seed: int = 0) -> Made:
     data = bytearray(path.read_bytes())
     start, end = data.index(b"mdat") + 4, data.rindex(b"moov") - 4
     random = np.random.default_rng(seed)
-    for position in random.integers(start + (end - start) // 4, end, 30):
+    for position in random.integers(start + (end - start) // 4, end, 8):
         data[position] ^= 1 << int(random.integers(8))
     path.write_bytes(data)
     return Made(path, None, damaged=True)
@@ -500,12 +504,15 @@ def still(folder: Path, extension: str = "png", number: int = 7, pixels: np.ndar
 
 
 def exif_photo(folder: Path, orientation: int = 6) -> Made:
-    """A JPEG whose EXIF orientation (6: turn clockwise, 8: counter-clockwise, 3: half, 2: mirror) makes it upright."""
-    stored = {
+    """A JPEG whose EXIF orientation, 1 to 8, makes it upright (6, the usual one: turn clockwise)."""
+    stored: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
-        6: np.rot90,
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
         8: lambda a: np.rot90(a, 3),
     }
     made = still(folder, "jpg", pixels=stored[orientation](picture(7)))
@@ -578,6 +585,23 @@ PLAYLISTS: dict[str, str] = {
     "imf": '<?xml version="1.0"?>\n<CompositionPlaylist xmlns="http://www.smpte-ra.org/schemas/2067-3/2016">'
     "<Id>urn:uuid:00000000-0000-0000-0000-000000000000</Id></CompositionPlaylist>\n",
 }
+
+
+def external_reference(folder: Path, target: Path) -> Path:
+    """An mp4 whose index says that its data lie in another file, by a Macintosh alias with an absolute path."""
+    path = plain(folder, name="external.mp4").path
+    data = path.read_bytes()
+    name = str(target).encode()
+    alias = bytes(10) + bytes(28) + bytes(12) + bytes([4]) + b"name".ljust(63, b"\0") + bytes(16) + bytes(4) + bytes(16)
+    alias += struct.pack(">HH", 2, len(name)) + name + bytes(len(name) % 2) + struct.pack(">HH", 0xFFFF, 0)
+    entry = struct.pack(">I4sI", 12 + len(alias), b"alis", 0) + alias
+    old = data.index(b"url ") - 4
+    changed = bytearray(data[:old] + entry + data[old + 12 :])
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):  # the index lies behind the data
+        at = changed.rindex(kind, 0, old + 4) - 4
+        struct.pack_into(">I", changed, at, struct.unpack_from(">I", changed, at)[0] + len(entry) - 12)
+    path.write_bytes(changed)
+    return path
 
 
 def playlist(folder: Path, kind: str, name: str, target: str = "plain.mp4") -> Path:

@@ -165,7 +165,7 @@ class PictureConverter:
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Upright 8-bit planar YUV; the same frame object where nothing has to change."""
         if has_alpha(frame):
-            frame = self._scaler_for_alpha(frame)
+            frame = self._flatten(frame)
         if not self._fits(frame):
             frame = self._scale(frame)
         if self.orientation.filters:
@@ -190,9 +190,11 @@ class PictureConverter:
             **hdr,
         )
 
-    def _scaler_for_alpha(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _flatten(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Flatten over black, which is to multiply the colours by alpha."""
-        return self._filter("alpha", [("premultiply", "inplace=1"), ("format", "gbrp")], frame.reformat(format="gbrap"))
+        frame = frame.reformat(format="gbrap")
+        frame.color_range = RANGE_FULL  # RGB always is, but a tag left from YUV would mislead the filter
+        return self._filter("alpha", [("premultiply", "inplace=1"), ("format", "gbrp")], frame)
 
     def _filter(self, key: str, filters: list[tuple[str, str]], frame: av.VideoFrame) -> av.VideoFrame:
         chain = self._chains.get(key)

@@ -10,6 +10,7 @@ delivered, `VideoReader.damaged` is set and `VideoReader.warnings` says what hap
 """
 
 import itertools
+import math
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -187,19 +188,13 @@ class VideoReader(Iterator[Frame]):
             index += 1
 
     def _sought(self, raw: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """Decode from the last key frame before `start`, or from the beginning where that cannot be relied upon."""
+        """Decode from a key frame before `start`."""
         if self._start <= 0 or self.info.is_still:
             yield from raw
             return
-        first_tick = (self._start + self.info.start_time) // self.info.time_base
-        for seek in (True, False):
-            self._source.close()
-            self._source = _Source(self._path)
-            frames = self._source.frames(first_tick if seek else None)
-            first = next(frames, None)
-            if not seek or (first is not None and first.pts is not None and first.pts <= first_tick):
-                yield from itertools.chain([first] if first else [], frames)
-                return
+        self._source.close()
+        self._source, frames = _decode_from(self._path, (self._start + self.info.start_time) // self.info.time_base)
+        yield from frames
 
     def _complete(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """Add the last frames of a damaged file, which a decoder with several threads may keep to itself.
@@ -218,11 +213,16 @@ class VideoReader(Iterator[Frame]):
         self._collect_damage(source)
         if source.frames_missing <= 0 or self.info.is_still:
             return
-        with _Source(self._path, threads=False) as again:
-            if last_pts is not None:
-                yield from (frame for frame in again.frames(last_pts) if frame.pts is not None and frame.pts > last_pts)
-            elif source.damage:
-                yield from itertools.islice(again.frames(), count, None)
+        if last_pts is not None:
+            again, decoded = _decode_from(self._path, last_pts, threads=False)
+            rest = (frame for frame in decoded if frame.pts is not None and frame.pts > last_pts)
+        elif source.damage:
+            again = _Source(self._path, threads=False)
+            rest = (frame for number, frame in enumerate(again.frames()) if number >= count)
+        else:
+            return
+        with again:
+            yield from rest
             self._collect_damage(again)
 
     def _stamped(self, frames: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
@@ -272,6 +272,8 @@ class _Source:
         self.stream.thread_type = "AUTO" if threads else "SLICE"
         self.damage = 0  # errors and corrupt frames
         self._packets = self._frames = self._errors = 0
+        self._first_packet: Packet[VideoStream] | None = None
+        self._sought: float = -math.inf
         self._stamps: deque[int] | None = deque()
         self._last_stamp: int | None = None
 
@@ -289,14 +291,23 @@ class _Source:
         """Packets that gave neither a frame nor an error. Some codecs have such packets in intact files too."""
         return self._packets - self._frames - self._errors
 
-    def frames(self, seek_pts: int | None = None) -> Iterator[av.VideoFrame]:
-        """Decode to the end, from the key frame at or before `seek_pts` if that is given. Never raises for damage."""
-        if seek_pts is not None:
-            try:
-                self.container.seek(seek_pts, stream=self.stream)
-            except av.error.FFmpegError:
-                return
+    def seek(self, target: int, margin: int = 0) -> bool:
+        """Go to a key frame at or before `target`, `margin` ticks earlier at first; False if none was found there."""
+        try:
+            self.container.seek(target - margin, stream=self.stream)
+            for packet in self.container.demux(self.stream):
+                if packet.is_keyframe:
+                    self._first_packet, self._sought = packet, target
+                    return packet.pts is not None and packet.pts <= target
+        except (av.error.FFmpegError, OSError):
+            pass
+        return False
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Decode to the end. Never raises for damage."""
         packets = self.container.demux(self.stream)
+        if self._first_packet is not None:
+            packets = itertools.chain([self._first_packet], packets)
         while True:
             try:
                 packet = next(packets)
@@ -321,7 +332,7 @@ class _Source:
             for frame in decoded:
                 self._order_stamp(frame)
                 # Frames before the place sought may lack their references in intact files too.
-                self.damage += frame.is_corrupt and (seek_pts is None or frame.pts is None or frame.pts >= seek_pts)
+                self.damage += frame.is_corrupt and (frame.pts is None or frame.pts >= self._sought)
                 yield frame
             if packet is None:
                 return
@@ -345,6 +356,23 @@ class _Source:
             frame.pts = self._stamps.popleft()
         while self._stamps and self._stamps[0] <= frame.pts:
             self._stamps.popleft()
+
+
+def _decode_from(
+    path: str | os.PathLike[str], target: int, threads: bool = True
+) -> tuple[_Source, Iterator[av.VideoFrame]]:
+    """Open a file and decode from a key frame at or before the tick `target`, or from the start if there is no index.
+
+    Containers without an index (MPEG-TS, MPEG-PS) are sought by position and may land behind the last key frame.
+    """
+    for margin_seconds in (0, 10):
+        source = _Source(path, threads)
+        time_base = source.stream.time_base
+        if time_base and source.seek(target, round(margin_seconds / time_base)):
+            return source, source.frames()
+        source.close()
+    source = _Source(path, threads)
+    return source, source.frames()
 
 
 def _best_stream(path: str | os.PathLike[str], container: av.container.InputContainer) -> VideoStream:

@@ -52,7 +52,7 @@ class FrameConv3d(nn.Conv3d):
         clips, _, length, _, _ = x.shape
         taps, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         out_length = (length + 2 * padding - taps) // stride + 1
-        spatial = (self.stride[1:], self.padding[1:])
+        stride_hw, padding_hw = self.stride[1:], self.padding[1:]
         result: Tensor | None = None
         # The tap that meets every output frame comes first: the others are added onto parts of its result.
         for tap in sorted(range(taps), key=lambda k: abs(k - padding)):
@@ -62,7 +62,7 @@ class FrameConv3d(nn.Conv3d):
                 continue
             start = first * stride - padding + tap
             part = x[:, :, start : start + (last - first) * stride + 1 : stride]
-            y = F.conv2d(to_frames(part), self.weight[:, :, tap], None, *spatial, 1, self.groups)
+            y = F.conv2d(to_frames(part), self.weight[:, :, tap], None, stride_hw, padding_hw, 1, self.groups)
             y = from_frames(y, clips)
             if result is None:
                 result = y

@@ -83,7 +83,7 @@ def test_plain_8_bit_frames_are_not_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pix_fmt", ["nv12", "yuyv422", "yuv422p", "yuv411p", "gray", "yuv422p10le", "rgb24"])
 def test_other_pixel_formats(pix_fmt: str, tmp_path: Path) -> None:
     codec = {"nv12": "rawvideo", "yuyv422": "rawvideo", "rgb24": "png"}.get(pix_fmt, "ffv1")
-    path = makers.make_video(tmp_path / "video.mkv", 3, codec=codec, pix_fmt=pix_fmt)
+    path = makers.make_video(tmp_path / "video.nut", 3, codec=codec, pix_fmt=pix_fmt)
     frames = list(read_frames(path))
     assert codes(frames) == [0, 1, 2]
     for colour, seen in read_patches(frames[0].to_rgb()).items():
@@ -116,6 +116,13 @@ def test_info_of_difficult_files(tmp_path: Path) -> None:
     hdr = probe(makers.hdr(tmp_path).path)  # the tags are those of the mapped frames
     assert hdr.is_hdr
     assert (hdr.colorspace, hdr.color_trc, hdr.color_primaries) == (1, 1, 1)
+
+
+def test_avif_is_a_picture(tmp_path: Path) -> None:
+    path = makers.make_video(tmp_path / "photo.avif", [6], codec="libsvtav1", options={"preset": "10"}, gop_size=1)
+    with open_video(path) as video:
+        assert video.info.is_still
+        assert codes(list(video)) == [6]
 
 
 def test_turned_pixels(tmp_path: Path) -> None:
@@ -222,13 +229,14 @@ def test_replaced_time_stamps_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "vfr", "late_start", "late_video", "no_timestamps", "interlaced", "gif"])
-@pytest.mark.parametrize(("start", "end"), [(None, 0.2), (0.1, None), (Fraction(3, 25), 0.2), (0.5, 0.75), (9, None)])
+@pytest.mark.parametrize(("start", "end"), [(None, 0.2), (0.1, None), (Fraction(3, 25), 0.2), (0.48, 0.72), (9, None)])
 def test_part_of_a_video(
     name: str, start: float | Fraction | None, end: float | Fraction | None, tmp_path: Path
 ) -> None:
     path = HARD_FILES[name](tmp_path).path
     everything = list(read_frames(path))
-    expected = [f for f in everything if (start is None or f.time >= start) and (end is None or f.time < end)]
+    first, last = (None if time is None else Fraction(str(time)) for time in (start, end))
+    expected = [f for f in everything if (first is None or f.time >= first) and (last is None or f.time < last)]
     with open_video(path, start, end) as video:
         part = list(video)
     assert [(f.pts, f.time) for f in part] == [(f.pts, f.time) for f in expected]
@@ -243,6 +251,12 @@ def test_start_seeks(tmp_path: Path) -> None:
     with open_video(path, 6) as video:
         assert read_barcode(next(video).to_rgb()) == 150
         assert video._source._packets < 30
+
+
+def test_start_at_a_frames_own_time(tmp_path: Path) -> None:
+    path = makers.make_video(tmp_path / "thirds.mp4", 24, rate=Fraction(30))
+    for frame in list(read_frames(path)):
+        assert next(read_frames(path, start=frame.time_seconds)).time == frame.time
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1, None), (2, 1), (1, 1), (None, 0)])
@@ -336,6 +350,16 @@ def test_the_tail_of_a_truncated_file_is_not_lost(tmp_path: Path) -> None:
     with av.open(str(made.path)) as container:
         whole = sum(not packet.is_corrupt and packet.size > 0 for packet in container.demux(video=0))
     assert len(list(read_frames(made.path))) >= whole
+
+
+def test_damage_is_reported_where_it_lies(tmp_path: Path) -> None:
+    path = makers.bit_flipped(tmp_path).path
+    with open_video(path, end=0.08) as video:
+        assert len(list(video)) == 2
+        assert not video.damaged
+    with open_video(path, end=1.6) as video:
+        list(video)
+        assert video.damaged
 
 
 def test_any_cut_of_a_file(tmp_path: Path) -> None:
@@ -449,6 +473,18 @@ def test_disguised_playlists_are_refused(kind: str, text: str, tmp_path: Path) -
     path.write_text(text.format(playlist=makers.PLAYLISTS[kind].format(target=target)))
     with never_opened(target):
         refused(path)
+
+
+@pytest.mark.parametrize("name", ["list.mp4", "list.ffconcat", "list.m3u8"])
+@pytest.mark.parametrize("kind", ["hls", "concat"])
+def test_the_list_of_demuxers_alone_is_enough(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg knows these two by their content or their name; without the list it would open the target."""
+    monkeypatch.setattr("tinyhd.formats._is_playlist", lambda head: False)
+    target = makers.plain(tmp_path, 2).path
+    with never_opened(target):
+        refused(makers.playlist(tmp_path, kind, name, target.name))
 
 
 def test_external_data_is_not_opened(tmp_path: Path) -> None:

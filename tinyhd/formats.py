@@ -36,7 +36,7 @@ STILL_DEMUXERS = frozenset(name for _, _, name in _PICTURE_MAGIC if name.endswit
 _VIDEO_DEMUXERS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "ogg", "flv", "live_flv", "asf", "nut", "mxf", "wtv"),
     *("rm", "dv", "gxf", "ivf", "amv", "swf", "apng", "gif", "yuv4mpegpipe", "mjpeg", "mjpeg_2000", "h261", "h263"),
-    *("h264", "hevc", "vvc", "evc", "m4v", "vc1", "vc1test", "av1", "obu", "dirac", "cavsvideo", "avs2", "avs3", "y4m"),
+    *("h264", "hevc", "vvc", "evc", "m4v", "vc1", "vc1test", "av1", "obu", "dirac", "cavsvideo", "avs2", "avs3"),
 )
 # Harmless as well; allowed so that such a file is told to have no video instead of being refused.
 _AUDIO_DEMUXERS = ("mp3", "aac", "wav", "w64", "flac", "ac3", "eac3", "aiff", "caf", "au", "amr", "ape", "wv", "tta")
@@ -114,8 +114,9 @@ def missing_bytes(path: str | os.PathLike[str]) -> int:
         head = file.read(12)
         if head[:4] == b"RIFF" and head[8:] in (b"AVI ", b"WEBP"):
             length = int.from_bytes(head[4:8], "little")
-            # Writers that were never closed leave 0 or the largest number here.
-            return max(0, length + 8 - size) if length < 0xFFFFFF00 else 0
+            missing = length + 8 - size
+            # Writers that were never closed leave the largest number here, others count these 8 bytes as well.
+            return missing if missing > 8 and length < 0xFFFFFF00 else 0
         if head[:4] == b"\x1a\x45\xdf\xa3":
             return max(0, _matroska_end(file) - size)
         if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide"):

@@ -169,7 +169,7 @@ class VideoReader(Iterator[Frame]):
         index = 0
         for picture, pts in self._deinterlaced(self._stamped(self._complete(self._sought(raw)))):
             time = pts * self.info.time_base - self.info.start_time
-            if time < self._start:
+            if self._start is not None and time < self._start:
                 continue
             if self._end is not None and time >= self._end:
                 return
@@ -189,7 +189,7 @@ class VideoReader(Iterator[Frame]):
 
     def _sought(self, raw: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """Decode from a key frame before `start`."""
-        if self._start <= 0 or self.info.is_still:
+        if self._start is None or self.info.is_still:
             yield from raw
             return
         self._source.close()
@@ -208,6 +208,7 @@ class VideoReader(Iterator[Frame]):
             count += 1
             if frame.pts is not None:
                 last_pts = frame.pts if last_pts is None else max(last_pts, frame.pts)
+            self._collect_damage(self._source)
             yield frame
         source = self._source
         self._collect_damage(source)
@@ -381,6 +382,10 @@ def _best_stream(path: str | os.PathLike[str], container: av.container.InputCont
     streams = [stream for stream in container.streams.video if not stream.disposition & unwanted]
     if not streams:
         raise InputError(f"{str(path)!r} has no video stream, only {_other_streams(container)}.")
+    if any(stream.disposition & Disposition.dependent for stream in streams):
+        raise InputError(
+            f"{str(path)!r} is put together from several pictures (a tiled HEIC): convert it to JPEG first."
+        )
     best = container.streams.best("video")
     chosen = best if isinstance(best, VideoStream) and best in streams else streams[0]
     if chosen.codec_context is None:
@@ -395,7 +400,8 @@ def _other_streams(container: av.container.InputContainer) -> str:
 
 def _is_still(source: _Source) -> bool:
     name = source.container.format.name
-    return name in STILL_DEMUXERS or (name == "gif" and source.stream.frames == 1)
+    heif = source.container.metadata.get("major_brand") in ("heic", "heix", "heim", "mif1", "avif")
+    return name in STILL_DEMUXERS or heif or (name == "gif" and source.stream.frames == 1)
 
 
 def _describe(
@@ -450,14 +456,16 @@ def _start_time(container: av.container.InputContainer) -> Fraction:
     return rounded
 
 
-def _checked_range(start: float | Fraction | None, end: float | Fraction | None) -> tuple[Fraction, Fraction | None]:
-    first = Fraction(start or 0)
-    last = None if end is None else Fraction(end)
-    if first < 0:
-        raise OptionError(f"start is {float(first)} s: it must not be negative.")
-    if last is not None and last <= first:
-        raise OptionError(f"end is {float(last)} s, start {float(first)} s: end must come after start.")
-    return first, last
+def _checked_range(
+    start: float | Fraction | None, end: float | Fraction | None
+) -> tuple[Fraction | None, Fraction | None]:
+    if start is not None and start < 0:
+        raise OptionError(f"start is {float(start)} s: it must not be negative.")
+    if end is not None and end <= (start or 0):
+        raise OptionError(f"end is {float(end)} s, start {float(start or 0)} s: end must come after start.")
+    # A microsecond less than asked for, so that 0.08, which is a little more as a float, means the frame at 2/25 s.
+    slack = Fraction(1, 1_000_000)
+    return Fraction(start) - slack if start else None, None if end is None else Fraction(end) - slack
 
 
 # So many frames are held back at most to place frames without a usable time stamp between their neighbours.

@@ -58,7 +58,7 @@ class SmoothedRange:
         return self._low, self._high
 
 
-def normalize(saliency: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+def normalize_map(saliency: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
     """Map values -> float32 in [0, 1], 0 at the range's lower end and 1 at its upper; a flat map has no attention."""
     low, high = value_range
     if not high > low:

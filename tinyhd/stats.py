@@ -5,15 +5,16 @@ import csv
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
 from tinyhd.errors import InputError, OptionError
-from tinyhd.files import check_suffix
+from tinyhd.files import PendingOutput, cannot_write, check_suffix
 
 STATS_SUFFIXES = (".csv", ".jsonl")
 
@@ -210,25 +211,47 @@ def _is_number(value: Any) -> bool:
 
 
 class StatsWriter:
-    """Writes `FrameStats` into an open text file, as CSV with a header line or as one JSON object a line."""
+    """Writes `FrameStats` to a file, as CSV with a header line or as one JSON object a line; a context manager.
 
-    def __init__(self, file: TextIO, as_csv: bool) -> None:
-        """`file` must be opened with `newline=""`."""
-        self._file, self._as_csv = file, as_csv
+    The file appears at the normal end of the body.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        """
+        Raises:
+            OptionError: the name ends in neither .csv nor .jsonl.
+            OutputError: the file cannot be written.
+        """
+        check_suffix(path, STATS_SUFFIXES, "statistics")
+        self.path = path
+        self._as_csv = path.suffix.lower() == ".csv"
         self._csv: csv.DictWriter[str] | None = None
+        self._pending = PendingOutput(path, overwrite=overwrite)
+        self._file = self._pending.temporary.open("w", encoding="utf-8", newline="")
+
+    def __enter__(self) -> Self:
+        return self
 
     def write(self, stats: FrameStats) -> None:
         """Append a line."""
-        values: Mapping[str, float] = stats.to_dict()
-        if not self._as_csv:
-            self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
-            return
-        if self._csv is None:
-            self._csv = csv.DictWriter(self._file, list(values), lineterminator="\n")
-            self._csv.writeheader()
-        self._csv.writerow(values)
+        values = stats.to_dict()
+        try:
+            if not self._as_csv:
+                self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
+                return
+            if self._csv is None:
+                self._csv = csv.DictWriter(self._file, list(values), lineterminator="\n")
+                self._csv.writeheader()
+            self._csv.writerow(values)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
-
-def check_stats_name(path: Path) -> None:
-    """Raises `OptionError` where the name says neither CSV nor JSON lines."""
-    check_suffix(path, STATS_SUFFIXES, "statistics")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError as failure:
+            self._pending.discard()
+            raise cannot_write(self.path, failure) from failure
+        self._pending.__exit__(kind, error, traceback)

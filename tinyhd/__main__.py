@@ -1,0 +1,8 @@
+"""`python -m tinyhd`: the same as the command `tinyhd-annotate`."""
+
+import sys
+
+from tinyhd.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

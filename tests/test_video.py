@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from makers import HARD_FILES, PATCHES, read_barcode, read_patches
 
+from tinyhd.decode import repair_times
 from tinyhd.errors import InputError, OptionError
 from tinyhd.formats import missing_bytes
-from tinyhd.video import Frame, open_video, probe, read_frames, repair_times
+from tinyhd.video import Frame, open_video, probe, read_frames
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -140,6 +141,18 @@ def test_start_time_is_exact(tmp_path: Path) -> None:
     assert [frame.time for frame in read_frames(path)] == [Fraction(1001 * k, 30000) for k in range(3)]
 
 
+def test_frames_cut_off_by_an_edit_list(tmp_path: Path) -> None:
+    """Five frames lie before the start that the mp4's edit list gives: FFmpeg decodes but does not show them."""
+    path = tmp_path / "edited.mp4"
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    makers.make_video(path, 24, pts=range(-5, 19), options={"bf": "2"}, container_options=options)
+    with open_video(path) as video:
+        frames = list(video)
+    assert codes(frames) == list(range(5, 24))
+    assert [frame.time for frame in frames] == [k / makers.RATE for k in range(19)]
+    assert not video.damaged
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
     (frame,) = read_frames(makers.exif_photo(tmp_path, orientation).path)
@@ -250,7 +263,7 @@ def test_start_seeks(tmp_path: Path) -> None:
     path = makers.make_video(tmp_path / "long.mp4", 200, width=96, height=64, gop_size=10)
     with open_video(path, 6) as video:
         assert read_barcode(next(video).to_rgb()) == 150
-        assert video._source._packets < 30
+        assert video._source.packet_count < 30
 
 
 def test_start_at_a_frames_own_time(tmp_path: Path) -> None:
@@ -360,6 +373,19 @@ def test_damage_is_reported_where_it_lies(tmp_path: Path) -> None:
     with open_video(path, end=1.6) as video:
         list(video)
         assert video.damaged
+
+
+def test_recording_that_begins_between_key_frames(tmp_path: Path) -> None:
+    """The first decodable frame is number 10, and it keeps its own time."""
+    path = makers.make_video(tmp_path / "whole.ts", 30, gop_size=10, options={"bf": "0", "sc_threshold": "0"})
+    with av.open(str(path)) as container:
+        cut = [packet.pos for packet in container.demux(video=0) if packet.size][4]
+    path.write_bytes(path.read_bytes()[cut:])
+    with av.open(str(path)) as container:
+        pts = [packet.pts for packet in container.demux(video=0) if packet.size]
+    frames = [frame for frame in read_frames(path) if frame.pts >= pts[6]]
+    assert codes(frames) == list(range(10, 30))
+    assert [frame.pts for frame in frames] == pts[6:]
 
 
 def test_any_cut_of_a_file(tmp_path: Path) -> None:

@@ -12,24 +12,19 @@ delivered, `VideoReader.damaged` is set and `VideoReader.warnings` says what hap
 import itertools
 import math
 import os
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import av
 import numpy as np
-from av.packet import Packet
-from av.stream import Disposition
-from av.video.stream import VideoStream
 
+from tinyhd.decode import Source, decode_from, repair_times
 from tinyhd.errors import InputError, OptionError
-from tinyhd.formats import STILL_DEMUXERS, missing_bytes, open_container
+from tinyhd.formats import STILL_DEMUXERS, missing_bytes
 from tinyhd.pixels import Deinterlacer, PictureConverter
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ class VideoReader(Iterator[Frame]):
         self._start, self._end = _checked_range(start, end)
         self.warnings: list[str] = []
         self.damaged = False
-        self._source = _Source(path)
+        self._source = Source(path)
         try:
             if missing_bytes(path):
                 self._note_damage("The file is shorter than its header says, so its end is missing.")
@@ -193,7 +188,8 @@ class VideoReader(Iterator[Frame]):
             yield from raw
             return
         self._source.close()
-        self._source, frames = _decode_from(self._path, (self._start + self.info.start_time) // self.info.time_base)
+        target = math.ceil((self._start + self.info.start_time) / self.info.time_base)
+        self._source, frames = decode_from(self._path, target)
         yield from frames
 
     def _complete(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
@@ -215,10 +211,10 @@ class VideoReader(Iterator[Frame]):
         if source.frames_missing <= 0 or self.info.is_still:
             return
         if last_pts is not None:
-            again, decoded = _decode_from(self._path, last_pts, threads=False)
+            again, decoded = decode_from(self._path, last_pts, threads=False)
             rest = (frame for frame in decoded if frame.pts is not None and frame.pts > last_pts)
         elif source.damage:
-            again = _Source(self._path, threads=False)
+            again = Source(self._path, threads=False)
             rest = (frame for number, frame in enumerate(again.frames()) if number >= count)
         else:
             return
@@ -249,7 +245,7 @@ class VideoReader(Iterator[Frame]):
             yield from deinterlacer.push(frame, pts)
         yield from deinterlacer.flush()
 
-    def _collect_damage(self, source: "_Source") -> None:
+    def _collect_damage(self, source: Source) -> None:
         if source.damage:
             self._note_damage("Some of the video is damaged: only what could be decoded is delivered.")
 
@@ -259,153 +255,14 @@ class VideoReader(Iterator[Frame]):
             self.warnings.append(sentence)
 
 
-class _Source:
-    """One opened container with its best video stream, and a count of what did not decode."""
-
-    def __init__(self, path: str | os.PathLike[str], threads: bool = True) -> None:
-        self.container = open_container(path)
-        try:
-            self.stream = _best_stream(path, self.container)
-        except BaseException:
-            self.container.close()
-            raise
-        # Frame threads decode several times faster than PyAV's default, slice threads.
-        self.stream.thread_type = "AUTO" if threads else "SLICE"
-        self.damage = 0  # errors and corrupt frames
-        self._packets = self._frames = self._errors = 0
-        self._first_packet: Packet[VideoStream] | None = None
-        self._sought: float = -math.inf
-        self._stamps: deque[int] | None = deque()
-        self._last_stamp: int | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.container.close()
-
-    @property
-    def frames_missing(self) -> int:
-        """Packets that gave neither a frame nor an error. Some codecs have such packets in intact files too."""
-        return self._packets - self._frames - self._errors
-
-    def seek(self, target: int, margin: int = 0) -> bool:
-        """Go to a key frame at or before `target`, `margin` ticks earlier at first; False if none was found there."""
-        try:
-            self.container.seek(target - margin, stream=self.stream)
-            for packet in self.container.demux(self.stream):
-                if packet.is_keyframe:
-                    self._first_packet, self._sought = packet, target
-                    return packet.pts is not None and packet.pts <= target
-        except (av.error.FFmpegError, OSError):
-            pass
-        return False
-
-    def frames(self) -> Iterator[av.VideoFrame]:
-        """Decode to the end. Never raises for damage."""
-        packets = self.container.demux(self.stream)
-        if self._first_packet is not None:
-            packets = itertools.chain([self._first_packet], packets)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except (av.error.FFmpegError, OSError):
-                self.damage += 1
-                packet = None  # the rest of the file is lost; what the decoder still holds is not
-            self._note_stamp(packet)
-            try:
-                decoded = self.stream.decode(packet)
-            except av.error.EOFError:
-                decoded = []
-            except av.error.FFmpegError:
-                self._errors += 1
-                self.damage += 1
-                decoded = []
-                if self._stamps:
-                    self._stamps.popleft()
-            self._packets += packet is not None and packet.size > 0
-            self._frames += len(decoded)
-            for frame in decoded:
-                self._order_stamp(frame)
-                # Frames before the place sought may lack their references in intact files too.
-                self.damage += frame.is_corrupt and (frame.pts is None or frame.pts >= self._sought)
-                yield frame
-            if packet is None:
-                return
-
-    # Some files (H.264 with B-frames in AVI, or in mp4 without its table of offsets) stamp packets in the order of
-    # decoding, although the decoder puts them into another order. Then the n-th frame shown gets the n-th stamp.
-
-    def _note_stamp(self, packet: "Packet[VideoStream] | None") -> None:
-        if self._stamps is None or packet is None or packet.pts is None:
-            return
-        if self._last_stamp is not None and packet.pts <= self._last_stamp:
-            self._stamps = None  # stamped in the order of display, as it should be
-            return
-        self._stamps.append(packet.pts)
-        self._last_stamp = packet.pts
-
-    def _order_stamp(self, frame: av.VideoFrame) -> None:
-        if not self._stamps or frame.pts is None:
-            return
-        if self.stream.codec_context.has_b_frames:
-            frame.pts = self._stamps.popleft()
-        while self._stamps and self._stamps[0] <= frame.pts:
-            self._stamps.popleft()
-
-
-def _decode_from(
-    path: str | os.PathLike[str], target: int, threads: bool = True
-) -> tuple[_Source, Iterator[av.VideoFrame]]:
-    """Open a file and decode from a key frame at or before the tick `target`, or from the start if there is no index.
-
-    Containers without an index (MPEG-TS, MPEG-PS) are sought by position and may land behind the last key frame.
-    """
-    for margin_seconds in (0, 10):
-        source = _Source(path, threads)
-        time_base = source.stream.time_base
-        if time_base and source.seek(target, round(margin_seconds / time_base)):
-            return source, source.frames()
-        source.close()
-    source = _Source(path, threads)
-    return source, source.frames()
-
-
-def _best_stream(path: str | os.PathLike[str], container: av.container.InputContainer) -> VideoStream:
-    """The default video stream as FFmpeg ranks them; cover art and thumbnails do not count as video."""
-    unwanted = Disposition.attached_pic | Disposition.timed_thumbnails
-    streams = [stream for stream in container.streams.video if not stream.disposition & unwanted]
-    if not streams:
-        raise InputError(f"{str(path)!r} has no video stream, only {_other_streams(container)}.")
-    if any(stream.disposition & Disposition.dependent for stream in streams):
-        raise InputError(
-            f"{str(path)!r} is put together from several pictures (a tiled HEIC): convert it to JPEG first."
-        )
-    best = container.streams.best("video")
-    chosen = best if isinstance(best, VideoStream) and best in streams else streams[0]
-    if chosen.codec_context is None:
-        raise InputError(f"{str(path)!r} is coded in a way this FFmpeg cannot decode: convert it to H.264 first.")
-    return chosen
-
-
-def _other_streams(container: av.container.InputContainer) -> str:
-    kinds = sorted({"a cover picture" if stream.type == "video" else stream.type for stream in container.streams})
-    return " and ".join(kinds) or "nothing that is known"
-
-
-def _is_still(source: _Source) -> bool:
+def _is_still(source: Source) -> bool:
     name = source.container.format.name
     heif = source.container.metadata.get("major_brand") in ("heic", "heix", "heim", "mif1", "avif")
     return name in STILL_DEMUXERS or heif or (name == "gif" and source.stream.frames == 1)
 
 
 def _describe(
-    path: str | os.PathLike[str], source: _Source, first: av.VideoFrame, convert: PictureConverter, is_still: bool
+    path: str | os.PathLike[str], source: Source, first: av.VideoFrame, convert: PictureConverter, is_still: bool
 ) -> VideoInfo:
     container, stream = source.container, source.stream
     time_base = stream.time_base or Fraction(1, 25)
@@ -466,45 +323,3 @@ def _checked_range(
     # A microsecond less than asked for, so that 0.08, which is a little more as a float, means the frame at 2/25 s.
     slack = Fraction(1, 1_000_000)
     return Fraction(start) - slack if start else None, None if end is None else Fraction(end) - slack
-
-
-# So many frames are held back at most to place frames without a usable time stamp between their neighbours.
-LOOKAHEAD = 8
-
-
-def repair_times(items: Iterable[tuple[T, int | None, Fraction]]) -> Iterator[tuple[T, int]]:
-    """Replace missing and repeated time stamps: (item, stamp or None, duration) -> (item, stamp), strictly increasing.
-
-    Good stamps stay as they are. Items without one, or with one that is not later than its predecessor's, are spread
-    between their good neighbours, at most a duration apart. Where more than `LOOKAHEAD` of them follow each other the
-    clock is taken to have jumped back and goes on from there without the jump. All in ticks.
-    """
-    last: int | None = None
-    jump = 0  # what is added to the file's clock since it last jumped back
-    waiting: list[tuple[T, Fraction]] = []
-
-    def spread(after: int, step: Fraction) -> Iterator[tuple[T, int]]:
-        for k, (item, _) in enumerate(waiting):
-            yield item, after + round(step * (k + 1))
-        waiting.clear()
-
-    for item, stamp, duration in items:
-        shifted = None if stamp is None else stamp + jump
-        if shifted is not None and (last is None or shifted > last + len(waiting)):
-            if waiting:
-                step = waiting[0][1]
-                before = last if last is not None else shifted - round(step * (len(waiting) + 1))
-                yield from spread(before, min(step, Fraction(shifted - before, len(waiting) + 1)))
-            last = shifted
-            yield item, shifted
-            continue
-        waiting.append((item, duration))
-        if len(waiting) >= LOOKAHEAD:
-            first_step = waiting[0][1]
-            for spread_item, spread_stamp in spread(-round(first_step) if last is None else last, first_step):
-                last = spread_stamp
-                yield spread_item, spread_stamp
-            if stamp is not None and last is not None:
-                jump = last - stamp
-    if waiting:
-        yield from spread(-round(waiting[0][1]) if last is None else last, waiting[0][1])

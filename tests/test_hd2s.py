@@ -1,0 +1,44 @@
+"""HD2S against reference outputs."""
+
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from training.hd2s import HD2S
+
+
+def test_names_and_shapes_match_the_authors_state_dict(shared):
+    published = json.loads((shared / "golden/state_dict_shapes.json").read_text())["HD2S"]
+    assert {k: list(v.shape) for k, v in HD2S().state_dict().items()} == published
+
+
+def test_formula_weights_reproduce_the_reference(shared):
+    golden = np.load(shared / "golden/hd2s_formula_weights.npz")
+    model = HD2S().eval()
+    state = model.state_dict()
+    for k, name in enumerate(sorted(state)):
+        tensor = state[name]
+        if name.endswith("num_batches_tracked"):
+            continue
+        s = np.random.RandomState(k).standard_normal(tensor.numel())
+        if name.endswith("running_var"):
+            s = 1 + 0.5 * s**2
+        elif name.endswith(("running_mean", "bias")):
+            s = 0.1 * s
+        elif tensor.ndim == 1:
+            s = 1 + 0.2 * s
+        else:
+            s = s * np.sqrt(4 / (tensor.numel() / tensor.shape[0]))
+        tensor.copy_(torch.from_numpy(s.astype(np.float32)).view(tensor.shape))
+    noise = np.random.RandomState(12345).standard_normal((1, 3, 4, 24, 32)).astype(np.float32)
+    clip = F.interpolate(torch.from_numpy(noise), (16, 192, 256), mode="trilinear", align_corners=True)
+    with torch.inference_mode():
+        out = model(clip)
+    maps = {"fused": out["fused"][0, 0]} | {f"sal{k + 2}": out["d1"][0, k] for k in range(4)}
+    for name, value in maps.items():
+        difference = np.abs(value[::2, ::2].numpy() - golden[name].squeeze())
+        # these weights amplify rounding: a pixel or two differ by more from one processor to the next
+        assert (difference <= 1e-4).mean() > 0.999, name
+        assert difference.max() < 5e-4, name

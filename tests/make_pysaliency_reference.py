@@ -70,10 +70,11 @@ def reference(name):
     fixations = pysaliency.Fixations.create_without_history(x=columns + 0.5, y=rows + 0.5, n=np.zeros(len(rows), int))
     return {
         "nss": metrics.NSS(prediction, columns, rows).mean(),
-        "auc_judd": general_roc(prediction[fixated], prediction[~fixated], judd=1)[0],
+        "auc_judd": general_roc(prediction[rows, columns], prediction[~fixated], judd=1)[0],
         "auc_shuffled": general_roc(prediction[rows, columns], prediction[other_rows, other_columns])[0],
         "cc": metrics.CC(prediction, density),
-        "sim": metrics.SIM(prediction, density),
+        # the benchmark's code takes each map's minimum off; pysaliency leaves that to its caller
+        "sim": metrics.SIM(prediction - prediction.min(), density - density.min()),
         "kld": metrics.MIT_KLDiv(prediction, density),
         "information_gain": Fixed(prediction).information_gain(stimuli, fixations, Fixed(baseline)),
     }

@@ -53,8 +53,8 @@ def test_auc_judd_by_hand() -> None:
     # fixated 19 and 9: thresholds 19 (1 hit, 0 of 18 others) and 9 (2 hits, the 9 others among 10..18); trapezoids:
     # from (0, 0.5) to (0.5, 1), then to (1, 1)
     assert metrics.auc_judd(RAMP, points(19, 9)) == pytest.approx(0.5 * 0.75 + 0.5)
-    # positives are a set of pixels
-    assert metrics.auc_judd(RAMP, points(19, 9, 9, 9)) == pytest.approx(0.5 * 0.75 + 0.5)
+    # a pixel fixated three times counts three times: from (0, 0.25) to (0.5, 1)
+    assert metrics.auc_judd(RAMP, points(19, 9, 9, 9)) == pytest.approx(0.5 * 0.625 + 0.5)
     assert metrics.auc_judd(RAMP, points(0)) == pytest.approx(0.5)  # one straight line: the known optimism
     assert metrics.auc_judd(RAMP, points(19)) == pytest.approx(1)
 
@@ -69,6 +69,8 @@ def test_map_metrics_by_hand() -> None:
     prediction, density = np.array([[1.0, 1, 0, 2]]), DensityMap(np.array([[1.0, 0, 1, 2]]))
     assert metrics.sim(prediction, density) == pytest.approx(0.25 + 0 + 0 + 0.5)
     assert metrics.cc(prediction, density) == pytest.approx(0.5)  # covariance 1/4, both variances 1/2
+    # a pedestal under the map changes nothing
+    assert metrics.sim(prediction + 5, density) == pytest.approx(0.25 + 0 + 0 + 0.5)
     expected = 0.25 * np.log(0.25 / metrics.EPSILON)  # the pixel where nothing was predicted
     assert metrics.kld(prediction, density) == pytest.approx(expected)
     assert metrics.kld(density.values, density) == pytest.approx(0, abs=1e-12)
@@ -132,7 +134,7 @@ def test_eight_bit_density_map() -> None:
 def test_types_are_told_apart() -> None:
     density, fixations = DensityMap(RAMP), points(3)
     for metric in (metrics.nss, metrics.auc_judd):
-        with pytest.raises(TypeError, match="FixationPoints.*not with a DensityMap"):
+        with pytest.raises(TypeError, match=r"FixationPoints.*not with a DensityMap"):
             metric(RAMP, density)
         with pytest.raises(TypeError, match="not with a ndarray"):
             metric(RAMP, RAMP > 3)
@@ -141,7 +143,7 @@ def test_types_are_told_apart() -> None:
     with pytest.raises(TypeError, match="not with a DensityMap"):
         metrics.information_gain(RAMP, density, density)
     for metric in (metrics.cc, metrics.sim, metrics.kld):
-        with pytest.raises(TypeError, match="DensityMap.*not with a FixationPoints"):
+        with pytest.raises(TypeError, match=r"DensityMap.*not with a FixationPoints"):
             metric(RAMP, fixations)
     with pytest.raises(TypeError, match="prediction is a FixationPoints"):
         metrics.nss(fixations, fixations)
@@ -160,7 +162,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(InputError, match="not finite"):
         metrics.nss(np.where(RAMP == 3, np.nan, RAMP), points(3))
     with pytest.raises(InputError, match="negative"):
-        metrics.sim(RAMP - 1, DensityMap(RAMP))
+        metrics.kld(RAMP - 1, DensityMap(RAMP))
     with pytest.raises(InputError, match="every pixel is fixated"):
         metrics.auc_judd(RAMP, points(*range(20)))
     with pytest.raises(InputError, match="two dimensions"):

@@ -146,9 +146,10 @@ def resize_map(values: ArrayLike, height: int, width: int) -> Array:
     return resized[0, 0].numpy()
 
 
-def centre_prior(height: int, width: int, sigma: float = 0.25) -> DensityMap:
+def centre_prior(height: int, width: int, sigma: float = 0.21) -> DensityMap:
     """The map that knows nothing but that people look at the middle: a Gaussian around the frame's centre whose
-    standard deviation is `sigma` of the height and `sigma` of the width."""
+    standard deviation is `sigma` of the height and `sigma` of the width. The default makes the fixations on the
+    training images of OSIE, SUN500 and EyeCrowd most likely."""
     y = ((np.arange(height) + 0.5) / height - 0.5)[:, None]
     x = ((np.arange(width) + 0.5) / width - 0.5)[None]
     return DensityMap(np.exp(-0.5 * (x**2 + y**2) / sigma**2))

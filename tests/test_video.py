@@ -141,11 +141,13 @@ def test_start_time_is_exact(tmp_path: Path) -> None:
     assert [frame.time for frame in read_frames(path)] == [Fraction(1001 * k, 30000) for k in range(3)]
 
 
-def test_frames_cut_off_by_an_edit_list(tmp_path: Path) -> None:
+@pytest.mark.parametrize("b_bias", [0, -100])  # with B-frames; allowed to have them, but without
+def test_frames_cut_off_by_an_edit_list(b_bias: int, tmp_path: Path) -> None:
     """Five frames lie before the start that the mp4's edit list gives: FFmpeg decodes but does not show them."""
     path = tmp_path / "edited.mp4"
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
-    makers.make_video(path, 24, pts=range(-5, 19), options={"bf": "2"}, container_options=options)
+    coding = {"bf": "2", "b-bias": str(b_bias), "b_strategy": "1"}
+    makers.make_video(path, 24, pts=range(-5, 19), options=coding, container_options=options)
     with open_video(path) as video:
         frames = list(video)
     assert codes(frames) == list(range(5, 24))

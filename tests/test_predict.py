@@ -1,6 +1,5 @@
 """tinyhd.predict: preprocessing, and one map per frame whatever the video, with made frames and with the real thing."""
 
-import gc
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -209,21 +208,31 @@ def test_nothing_crosses_a_cut(maps_per_clip: int) -> None:
         (1, {"batch_size": 1}, 4),
     ],
 )
-def test_few_frames_are_held(maps_per_clip: int, options: dict[str, Any], most: int) -> None:
+def test_few_frames_are_held(
+    maps_per_clip: int, options: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory stays flat: a frame is let go once its map was given and the next one is asked for."""
     alive: weakref.WeakSet[MadeFrame] = weakref.WeakSet()
+    images: list[weakref.ref[np.ndarray]] = []
 
     def source() -> Iterator[Any]:
         for frame in made(70, 30):
             alive.add(frame)
             yield frame
 
-    held = 0
+    def recorded(rgb: np.ndarray) -> Tensor:
+        array = preprocess(rgb).numpy().copy(order="K")
+        images.append(weakref.ref(array))
+        return torch.from_numpy(array)
+
+    monkeypatch.setattr(predict, "preprocess", recorded)
+    held = held_images = 0
     for prediction in predict_frames(source(), Numbers(maps_per_clip), **options):
         held = max(held, len(alive))
+        held_images = max(held_images, sum(image() is not None for image in images))
         del prediction
-    gc.collect()
     assert held <= most
+    assert held_images <= 38  # of a window, of what follows it, and a little
 
 
 def test_maps_come_while_frames_are_read() -> None:

@@ -8,7 +8,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -192,7 +192,7 @@ class Item:
     """One video or picture of a data set."""
 
     name: str
-    frames: Callable[[], Iterator[tuple[Frame, Truth | None]]]
+    frames: Callable[[], Generator[tuple[Frame, Truth | None], None, None]]
     """The frames, with the truth of those that are scored; for a picture the same 16 times, the truth with the last."""
     all_fixations: Callable[[], FixationPoints]
     """Negatives for the shuffled AUC of the other items."""
@@ -202,7 +202,7 @@ class Item:
 def video_items(videos: Sequence[VideoFixations], protocol: Protocol) -> list[Item]:
     """Items of videos with timed fixations; a frame has the fixations that are under way at its timestamp."""
 
-    def frames(video: VideoFixations) -> Iterator[tuple[Frame, Truth | None]]:
+    def frames(video: VideoFixations) -> Generator[tuple[Frame, Truth | None], None, None]:
         with open_video(video.path) as reader:
             for frame in reader:
                 time_ms = float(1000 * frame.pts * reader.info.time_base)
@@ -214,7 +214,7 @@ def video_items(videos: Sequence[VideoFixations], protocol: Protocol) -> list[It
 def image_items(images: Sequence[ImageFixations]) -> list[Item]:
     """Items of pictures with fixations: a clip of 16 equal frames each."""
 
-    def frames(image: ImageFixations) -> Iterator[tuple[Frame, Truth | None]]:
+    def frames(image: ImageFixations) -> Generator[tuple[Frame, Truth | None], None, None]:
         with open_video(image.path) as reader:
             frame = next(reader)
         for index in range(CLIP_LENGTH):
@@ -230,7 +230,7 @@ def labelled_items(videos: Sequence[LabelledVideo], protocol: Protocol) -> list[
         density = video.density(index)
         return Truth(video.fixations(index), density and density.resized(MAP_HEIGHT, MAP_WIDTH))
 
-    def frames(video: LabelledVideo) -> Iterator[tuple[Frame, Truth | None]]:
+    def frames(video: LabelledVideo) -> Generator[tuple[Frame, Truth | None], None, None]:
         for index, rgb in enumerate(video.frames()):
             frame = Frame(index, index, Fraction(index), av.VideoFrame.from_ndarray(rgb, format="rgb24"))
             yield frame, truth(video, index) if protocol.scores(index) else None
@@ -287,7 +287,7 @@ class Predictor:
         truths: list[Truth | None] = []
 
         def frames() -> Iterator[Frame]:
-            with closing(item.frames()) as source:  # type: ignore[type-var]
+            with closing(item.frames()) as source:
                 for frame, truth in source:
                     truths.append(truth)
                     yield frame

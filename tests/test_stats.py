@@ -84,7 +84,7 @@ def test_shares(tmp_path: Path) -> None:
     )
     uniform = StatsComputer(640, 360, regions=regions)(np.full((192, 256), 0.1, np.float32), 0, 0.0).regions
     assert uniform == pytest.approx({"left": 0.5, "all": 1, "lower triangle": 0.5, "hourglass": 0.5}, abs=2e-3)
-    corner = StatsComputer(640, 360, regions=regions)(spot(180, 10), 0, 0.0).regions
+    corner = StatsComputer(640, 360, regions=regions)(spot(180, 30), 0, 0.0).regions
     assert corner == pytest.approx({"left": 1, "all": 1, "lower triangle": 1, "hourglass": 1})
     right = StatsComputer(640, 360, regions=regions)(spot(96, 250), 0, 0.0).regions
     assert right == pytest.approx({"left": 0, "all": 1, "lower triangle": 0, "hourglass": 0})
@@ -164,9 +164,9 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), StatsWriter(tmp_path / "stats.csv") as writer:
-        writer.write(LINES[0])
-        raise RuntimeError
+    writer = StatsWriter(tmp_path / "stats.csv")
+    writer.write(LINES[0])
+    writer.__exit__(RuntimeError, RuntimeError(), None)
     assert list(tmp_path.iterdir()) == []
 
 

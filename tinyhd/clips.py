@@ -11,7 +11,9 @@ from tinyhd.model import CLIP_LENGTH
 WINDOWINGS = ("crossfade", "published")
 
 DEFAULT_OVERLAP = 4
-"""Frames that neighbouring windows share when cross-fading."""
+"""Frames that neighbouring windows share when cross-fading. Measured with the published M of channel reduction 4: 4
+predicts fixations as well as 8 and better than 0, and takes away most of the pulse at window borders for a third more
+computing; 8 halves what is left of it, for twice the computing."""
 
 
 @dataclass(frozen=True)

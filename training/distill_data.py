@@ -135,13 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--videos", type=Path, action="append", default=[], help="folder of videos without labels")
     sub.add_argument("--photos", type=Path, action="append", default=[], help="folder of photos without labels")
     sub.add_argument("--fixations", type=Path, action="append", default=[], help="folder of photos with fixations.npz")
-    sub.add_argument("--split", choices=("all", "train"), default="train", help="photos with fixations to take: all, or "
+    sub.add_argument("--split", choices=("all", "train"), default="train", help="photos with fixations: all, or "
                      "train, which leaves out those held out for validation (default: %(default)s)")  # fmt: skip
     sub.add_argument("--stride", type=int, default=16, help="frames from one clip of a video to the next (%(default)s)")
-    sub.add_argument(
-        "--repeats", type=int, default=1, help="clips of each photo, each moving differently (%(default)s)"
-    )
-    sub.add_argument("--seed", type=int, default=0, help="decides where clips start and how photos move (%(default)s)")
+    sub.add_argument("--repeats", type=int, default=1, help="clips of each photo, moving differently (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="decides clips' starts and photos' motion (%(default)s)")
     sub.set_defaults(run=pack)
 
     sub = commands.add_parser("teach", help="store a teacher's maps", description="Stores a teacher's maps of a pack.")
@@ -154,9 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, nargs=2, default=(48, 64), metavar=("H", "W"),
                      help="height and width of the stored maps (48 64)")  # fmt: skip
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
-    sub.add_argument(
-        "--part", default="1/1", metavar="K/N", help="do the K-th of N parts, to share the work (%(default)s)"
-    )
+    sub.add_argument("--part", default="1/1", metavar="K/N", help="do the K-th of N parts, to share work (%(default)s)")
     sub.set_defaults(run=teach)
     return parser
 

@@ -150,8 +150,8 @@ class HD2S(nn.Module):
         self.last_conv = nn.Conv2d(4, 1, 1)
 
     def forward(self, clip: Tensor) -> dict[str, Tensor]:
-        """(N, 3, 16, H, W) in [-1, 1], H and W multiples of 32 -> maps of the last frame in (0, 1): "fused" (N, 1, H, W)
-        and "d1" (N, 4, H, W), the hierarchical maps of decoder2, 3, 4, 5 in the order of TinyHD's D1."""
+        """(N, 3, 16, H, W) in [-1, 1], H and W multiples of 32 -> maps of the last frame in (0, 1): "fused"
+        (N, 1, H, W) and "d1" (N, 4, H, W), the hierarchical maps of decoder2, 3, 4, 5 in the order of TinyHD's D1."""
         f2, f3, f4, f5 = self.featureExtractor(clip)
         squeezed = {
             5: self.conv_t5(f5),

@@ -2,7 +2,7 @@
 
 A pack is a folder:
 
-    clips/<source>.<k>.npz     one clip: JPEG frames at the network's size, up to 15 frames that lead up to it, fixations
+    clips/<source>.<k>.npz     one clip: JPEG frames at the network's size, up to 15 before them, fixations
     maps/<teacher>/<same>.npz  a teacher's maps for that clip, or any other model's (see `write_maps`)
 
 Frames are squashed to 192x256 as the network sees them. A source is one video or photo: an epoch takes one clip of
@@ -109,7 +109,7 @@ def read_clip(pack: Path, name: str, with_lead: bool = True) -> Clip:
     """Loads a clip; without its lead only the clip's own 16 frames are decoded."""
     with np.load(clip_path(pack, name)) as stored:
         data, sizes = stored["jpeg"].tobytes(), stored["sizes"]
-        points = stored["points"] if "points" in stored else None
+        points = stored.get("points")
     ends = np.cumsum(sizes)
     first = 0 if with_lead else len(sizes) - CLIP_LENGTH
     frames = [

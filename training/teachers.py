@@ -142,20 +142,18 @@ class Ensemble:
         """See `Teacher`."""
         results = [teacher(frames, lead, maps) for teacher in self.teachers]
 
-        def mean(key: str) -> Tensor | None:
-            values = [v for r in results if (v := getattr(r, key)) is not None]
-            return torch.stack(values).mean(0) if values else None
+        def mean(key: str) -> Tensor:
+            return torch.stack([v for r in results if (v := getattr(r, key)) is not None]).mean(0)
 
-        fused, d1 = mean("fused"), mean("d1")
-        assert fused is not None and d1 is not None
-        return TeacherMaps(fused, d1, mean("d2"), mean("d3"))
+        both = [key for key in ("d2", "d3") if any(getattr(r, key) is not None for r in results)]
+        return TeacherMaps(mean("fused"), mean("d1"), **{key: mean(key) for key in both})
 
 
 def load_teacher(names: Sequence[str], device: torch.device | str = "cpu", every: int = 1) -> Teacher:
     """A teacher from names: several make an ensemble.
 
     Args:
-        names: names or paths of TinyHD models with three decoders, or `hd2s:PATH` with the path of HD2S's own state dict.
+        names: names or paths of TinyHD models that have D1, or `hd2s:PATH` with HD2S's own state dict.
         device: where they run.
         every: see `SlidingTeacher`.
 

@@ -305,7 +305,9 @@ class _Shot:
         self.shapes, self.masses, self.weights = self.shapes[count:], self.masses[count:], self.weights[count:]
         self.first_waiting = window.settled
         if result.shape[1:] != (MAP_HEIGHT, MAP_WIDTH):
-            result = F.interpolate(result[:, None], (MAP_HEIGHT, MAP_WIDTH), mode="bilinear", align_corners=False)[:, 0]
+            # bicubic keeps the peaks that bilinear flattens; it may swing a little below zero
+            result = F.interpolate(result[:, None], (MAP_HEIGHT, MAP_WIDTH), mode="bicubic", align_corners=False)[:, 0]
+            result = result.clamp_min(0)
         return [Prediction(*_popped(self.waiting, m)) for m in result.cpu().numpy()]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from makers import make_video
+
 from tinyhd.errors import InputError, OptionError, WeightsError
 from tinyhd.model import TinyHD, TinyHDConfig, TinyHDOutput
 from tinyhd.weights import load_model, save_model

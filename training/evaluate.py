@@ -283,7 +283,7 @@ class Predictor:
         self.maps, self.windowing, self.cuts = maps, windowing, cuts
 
     def __call__(self, item: Item) -> Iterator[Sample]:
-        """One sample for each scored frame. A picture's map is the mean over the maps of its clip."""
+        """One sample for each scored frame. A picture's map is the mean over the maps of its clip, up to scale."""
         truths: list[Truth | None] = []
 
         def frames() -> Iterator[Frame]:

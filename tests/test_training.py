@@ -22,6 +22,7 @@ from training.config import TrainConfig, config_from_dict, read_config
 from training.data import Augmentation, ClipDataset, Entry, MixSampler, PackSpec, list_entries
 from training.losses import LossWeights, correlation, distillation_loss, kl_divergence, scanpath_saliency
 from training.packs import Clip, Maps, clip_names, clip_of_photo, density, read_clip, read_maps, write_clip, write_maps
+from training.release import release, usual_maximum
 from training.teachers import (
     Ensemble,
     MultiOutputTeacher,
@@ -498,3 +499,20 @@ def test_overrides_are_read_as_yaml(tmp_path, pack):
 def test_shipped_configurations_are_valid():
     for path in sorted((ROOT / "training/configs").glob("*.yaml")):
         read_config(path)
+
+
+def test_a_released_model_is_half_as_large_and_the_same(tmp_path, pack):
+    torch.manual_seed(0)
+    model = TinyHD(TinyHDConfig(channel_reduction=4, output_stride=4)).eval()
+    start_decoders(model)
+    trained, shipped = tmp_path / "trained.safetensors", tmp_path / "models/shipped.safetensors"
+    save_model(model, trained)
+    digest = release(str(trained), pack, shipped)
+    assert len(digest) == 64
+    assert shipped.stat().st_size < 0.6 * trained.stat().st_size
+    loaded = load_model(shipped)
+    clip = torch.randn(1, 3, 16, 64, 64)
+    with torch.inference_mode():
+        a, b = model(clip).fused, loaded(clip).fused
+    torch.testing.assert_close(a, b, rtol=0.02, atol=0)
+    assert loaded.config.display_scale == pytest.approx(usual_maximum(model, pack, 30), rel=0.1)

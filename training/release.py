@@ -1,0 +1,69 @@
+"""Makes the file that the package ships from a trained model: half precision, and the scale that maps are drawn with.
+
+python -m training.release --model runs/mine/best.safetensors --pack packs/video --out tinyhd/models/NAME.safetensors
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tinyhd.errors import TinyHDError
+from tinyhd.model import TinyHD
+from tinyhd.weights import load_model, save_model
+from training.packs import clip_names, read_clip
+from training.teachers import imagenet_clip
+
+
+@torch.inference_mode()
+def usual_maximum(model: TinyHD, pack: Path, clips: int) -> float:
+    """Median over frames of the maps' maxima, on `clips` clips spread over a pack."""
+    names = clip_names(pack)
+    maxima = []
+    for name in names[:: max(1, len(names) // clips)]:
+        frames = torch.from_numpy(read_clip(pack, name, with_lead=False).frames).permute(0, 3, 1, 2)[None]
+        maxima += model(imagenet_clip(frames)).fused.amax((-2, -1)).flatten().tolist()
+    return float(np.median(maxima))
+
+
+def release(name: str, pack: Path, out: Path, clips: int = 30) -> str:
+    """Writes the file and returns its sha256.
+
+    Raises:
+        TinyHDError: the model or pack cannot be read, or the file not written.
+    """
+    model = load_model(name)
+    scale = usual_maximum(model, pack, clips)
+    model.config = replace(model.config, display_scale=float(f"{scale:.2g}"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_model(model.half(), out)
+    load_model(out)
+    return hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="name or path of the trained model")
+    parser.add_argument("--pack", type=Path, required=True, help="clips to measure the maps' usual maximum on")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, .safetensors")
+    options = parser.parse_args(arguments)
+    try:
+        digest = release(options.model, options.pack, options.out)
+    except TinyHDError as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out}: {options.out.stat().st_size} bytes, sha256 {digest}")
+    print("enter both in MODELS of tinyhd/weights.py, and the measured numbers in MODEL_CARD.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -133,15 +133,18 @@ def test_each_frame_gets_its_map(maps_per_clip: int, options: dict[str, Any], ba
 
 
 def test_smaller_maps_are_enlarged() -> None:
-    ramp = torch.linspace(1, 2, 64).expand(48, 64)
+    small = torch.full((48, 64), 1e-4)
+    small[20, 30] = 0.2  # bicubic interpolation swings below zero beside it
 
-    class Ramp(Numbers):
+    class Peak(Numbers):
         def __call__(self, clips: Tensor) -> Tensor:
-            return ramp.expand(len(clips), 16, 48, 64)
+            return small.expand(len(clips), 16, 48, 64)
 
-    expected = F.interpolate(ramp[None, None], (192, 256), mode="bilinear", align_corners=False)[0, 0]
-    for prediction in predict_frames(made(20), Ramp(16)):
-        np.testing.assert_allclose(prediction.map, expected, rtol=1e-5)
+    enlarged = F.interpolate(small[None, None], (192, 256), mode="bicubic", align_corners=False)[0, 0]
+    assert enlarged.min() < 0
+    for prediction in predict_frames(made(20), Peak(16)):
+        np.testing.assert_allclose(prediction.map, enlarged.clamp_min(0), atol=1e-6)
+        assert prediction.map.min() == 0
 
 
 class Windows:

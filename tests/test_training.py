@@ -516,3 +516,33 @@ def test_a_released_model_is_half_as_large_and_the_same(tmp_path, pack):
         a, b = model(clip).fused, loaded(clip).fused
     torch.testing.assert_close(a, b, rtol=0.02, atol=0)
     assert loaded.config.display_scale == pytest.approx(usual_maximum(model, pack, 30), rel=0.1)
+
+
+def test_a_data_set_of_labelled_videos_becomes_labelled_clips(tmp_path, capsys):
+    from PIL import Image
+
+    shot = tmp_path / "ucf/training/Diving-Side-001"
+    for part in ("images", "maps", "fixation"):
+        (shot / part).mkdir(parents=True)
+    for k in range(1, 21):
+        fixated = np.zeros((24, 32), np.uint8)
+        fixated[6, k] = 255  # moves to the right, a pixel a frame
+        name = f"001_{k:03d}.png"
+        Image.fromarray(np.full((24, 32, 3), 10 * k, np.uint8)).save(shot / "images" / name)
+        Image.fromarray(fixated).save(shot / "maps" / name)
+        Image.fromarray(fixated).save(shot / "fixation" / name)
+    pack = tmp_path / "pack"
+    command = ["pack", "--out", str(pack), "--stride", "2", "--labelled-videos", "ucf-sports", str(tmp_path / "ucf")]
+    assert distill_data.main(command) == 0
+    names = clip_names(pack)
+    assert len(names) in (2, 3)
+    for name in names:
+        clip = read_clip(pack, name)
+        first = int(name.rpartition(".")[2])
+        shown = clip.frames[clip.lead, 0, 0, 0]
+        assert abs(int(shown) - 10 * (first + 1)) <= 3
+        assert clip.points[:, 0].tolist() == list(range(16))
+        np.testing.assert_allclose(clip.points[:, 1], (np.arange(16) + first + 1.5) / 32, atol=1e-6)
+        np.testing.assert_allclose(clip.points[:, 2], 6.5 / 24, atol=1e-6)
+    assert distill_data.main([*command[:-2], "dhf2k", str(tmp_path)]) == 1
+    assert "it must be one of dhf1k, hollywood2, ucf-sports" in capsys.readouterr().err

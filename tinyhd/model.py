@@ -22,6 +22,10 @@ CLIP_LENGTH = 16
 MAP_HEIGHT, MAP_WIDTH = 192, 256
 """Size in pixels of the frames that the published models were trained on, and of the maps they give."""
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's RGB values in [0, 1], which inputs are normalised with."""
+
 DECODERS = ("d1", "d2", "d3")
 
 

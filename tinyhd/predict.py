@@ -14,12 +14,8 @@ from torch import Tensor
 from tinyhd.clips import DEFAULT_OVERLAP, Window, Windowing
 from tinyhd.cuts import THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH, mark_cuts
 from tinyhd.errors import OptionError
-from tinyhd.model import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH, TinyHD
+from tinyhd.model import CLIP_LENGTH, IMAGENET_MEAN, IMAGENET_STD, MAP_HEIGHT, MAP_WIDTH, TinyHD
 from tinyhd.video import Frame, VideoReader, open_video
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet's RGB values in [0, 1], which inputs are normalised with."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from tinyhd.errors import WeightsError
 from tinyhd.layers import ConvNorm
-from tinyhd.model import TinyHD
-from tinyhd.predict import IMAGENET_MEAN, IMAGENET_STD
+from tinyhd.model import IMAGENET_MEAN, IMAGENET_STD, TinyHD
 
 
 def load_folded_mobilenet(path: Path) -> list[tuple[Tensor, Tensor]]:

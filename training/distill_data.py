@@ -15,7 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from tinyhd.errors import InputError, TinyHDError
+from tinyhd.model import CLIP_LENGTH
 from tinyhd.weights import resolve_device
+from training.datasets import LabelledVideo, read_dhf1k, read_hollywood2, read_ucf_sports
 from training.fixations import read_image_fixations
 from training.packs import (
     Clip,
@@ -23,7 +25,7 @@ from training.packs import (
     clip_names,
     clip_of_photo,
     clip_path,
-    clips_of_video,
+    clips_of_frames,
     maps_path,
     read_clip,
     write_clip,
@@ -32,6 +34,7 @@ from training.packs import (
 from training.teachers import load_teacher, resize_maps
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg"}
+LABELLED_VIDEOS = {"dhf1k": read_dhf1k, "hollywood2": read_hollywood2, "ucf-sports": read_ucf_sports}
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
@@ -81,6 +84,31 @@ def labelled_photo_clips(folder: Path, split: str, repeats: int, seed: int, out:
                 yield clip_of_photo(name, image, _rng(seed, name), points)
 
 
+def video_clips(path: Path, stride: int, seed: int) -> Iterator[Clip]:
+    """Clips of a video without labels."""
+    from tinyhd.video import read_frames  # needs PyAV, which a machine that trains on prepared clips may lack
+
+    frames = (frame.to_rgb() for frame in read_frames(path))
+    return clips_of_frames(path.stem, frames, stride, _phase(path.stem, stride, seed))
+
+
+def labelled_video_clips(dataset: str, video: LabelledVideo, stride: int, seed: int) -> Iterator[Clip]:
+    """Clips of a video with its fixations in each frame."""
+    source = f"{dataset}-{video.name}"
+    for clip in clips_of_frames(source, video.frames(), stride, _phase(source, stride, seed)):
+        first = int(clip.name.rpartition(".")[2])
+        parts = []
+        for k in range(CLIP_LENGTH):
+            points = video.fixations(first + k)
+            parts.append(np.column_stack([np.full(len(points), k), points.x, points.y]))
+        clip.points = np.concatenate(parts).astype(np.float32)
+        yield clip
+
+
+def _phase(source: str, stride: int, seed: int) -> int:
+    return int(_rng(seed, source).integers(0, stride))
+
+
 def pack(arguments: argparse.Namespace) -> None:
     """Writes the clips of a pack."""
     out: Path = arguments.out
@@ -88,15 +116,19 @@ def pack(arguments: argparse.Namespace) -> None:
     sources: list[Iterator[Clip]] = []
     for folder in arguments.videos:
         for path in _files(folder, VIDEO_SUFFIXES):
-            phase = int(_rng(arguments.seed, path.stem).integers(0, arguments.stride))
-            sources.append(clips_of_video(path, arguments.stride, phase))
+            sources.append(video_clips(path, arguments.stride, arguments.seed))
+    for dataset, folder in arguments.labelled_videos:
+        if dataset not in LABELLED_VIDEOS:
+            raise InputError(f"there is no data set {dataset!r}; it must be one of {', '.join(LABELLED_VIDEOS)}.")
+        for video in LABELLED_VIDEOS[dataset](Path(folder)):
+            sources.append(labelled_video_clips(dataset, video, arguments.stride, arguments.seed))
     sources += [photo_clips(folder, arguments.repeats, arguments.seed, out) for folder in arguments.photos]
     sources += [
         labelled_photo_clips(folder, arguments.split, arguments.repeats, arguments.seed, out)
         for folder in arguments.fixations
     ]
     if not sources:
-        raise InputError("there is nothing to pack: pass --videos, --photos or --fixations.")
+        raise InputError("there is nothing to pack: pass --videos, --labelled-videos, --photos or --fixations.")
     for source in tqdm(sources, desc="sources", unit="source"):
         for clip in source:
             write_clip(out, clip)
@@ -133,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("pack", help="cut videos and photos into clips", description="Writes a pack of clips.")
     sub.add_argument("--out", type=Path, required=True, help="folder of the pack")
     sub.add_argument("--videos", type=Path, action="append", default=[], help="folder of videos without labels")
+    sub.add_argument("--labelled-videos", nargs=2, action="append", default=[], metavar=("DATASET", "FOLDER"),
+                     help=f"training part of a data set: {', '.join(LABELLED_VIDEOS)}")  # fmt: skip
     sub.add_argument("--photos", type=Path, action="append", default=[], help="folder of photos without labels")
     sub.add_argument("--fixations", type=Path, action="append", default=[], help="folder of photos with fixations.npz")
     sub.add_argument("--split", choices=("all", "train"), default="train", help="photos with fixations: all, or "

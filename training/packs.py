@@ -11,7 +11,7 @@ each labelled source. Photos become clips by a smooth random pan and zoom.
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from scipy.ndimage import gaussian_filter
 
 from tinyhd.errors import InputError
 from tinyhd.model import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
-from tinyhd.video import read_frames
 
 LEAD = CLIP_LENGTH - 1
 """Frames before the clip that a sliding one-output teacher needs."""
@@ -146,20 +145,23 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def squash(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (192, 256, 3) uint8 by plain bilinear interpolation, the network's own resize."""
-    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     y = F.interpolate(x, (MAP_HEIGHT, MAP_WIDTH), mode="bilinear", align_corners=False)
     return y[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
 
-def clips_of_video(path: Path, stride: int, phase: int = 0) -> Iterator[Clip]:
-    """Clips of 16 frames every `stride` frames, from frame `phase` on, each with up to 15 frames before it."""
+def clips_of_frames(source: str, frames: Iterable[np.ndarray], stride: int, phase: int = 0) -> Iterator[Clip]:
+    """Clips of 16 frames every `stride` frames, from frame `phase` on, each with up to 15 frames before it.
+
+    A clip is named `<source>.<number of its first frame>`; frames are uint8 (H, W, 3).
+    """
     recent: list[np.ndarray] = []
-    for index, frame in enumerate(read_frames(path)):
-        recent.append(squash(frame.to_rgb()))
+    for index, frame in enumerate(frames):
+        recent.append(squash(frame))
         del recent[: -(LEAD + CLIP_LENGTH)]
         start = index + 1 - CLIP_LENGTH
         if start >= phase and (start - phase) % stride == 0:
-            yield Clip(f"{path.stem}.{start:05d}", np.stack(recent))
+            yield Clip(f"{source}.{start:05d}", np.stack(recent))
 
 
 def clip_of_photo(

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinyhd.errors import WeightsError
-from tinyhd.model import CLIP_LENGTH, TinyHD
-from tinyhd.predict import IMAGENET_MEAN, IMAGENET_STD
+from tinyhd.model import CLIP_LENGTH, IMAGENET_MEAN, IMAGENET_STD, TinyHD
 from tinyhd.weights import load_model
 from training.hd2s import HD2S
 

@@ -85,6 +85,14 @@ _M_RC1_ORDER = ("d2", "d3", "d1")  # this one file was trained with it, and no t
 MODELS: dict[str, ModelInfo] = {
     info.name: info
     for info in (
+        ModelInfo(
+            name="tinyhd-m",
+            file="tinyhd-m.safetensors",
+            provenance="trained by this project, distilled from two published models; see MODEL_CARD.md",
+            licence="Apache-2.0",
+            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.8),
+            sha256="a4dfbca60675999f5d027c403619688d95589b28dafa5e2caa9c68d1d02b19fe",
+        ),
         _published(
             "d1d2d3_M_lt",
             "6e77140078bdff6fb1828174a4051c2c35d92e97",
@@ -102,7 +110,7 @@ MODELS: dict[str, ModelInfo] = {
 }
 """All named models."""
 
-DEFAULT_MODEL: str | None = None
+DEFAULT_MODEL: str | None = "tinyhd-m"
 """Name of the model that comes with the package and is used where none is named."""
 
 

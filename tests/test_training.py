@@ -22,7 +22,7 @@ from training.config import TrainConfig, config_from_dict, read_config
 from training.data import Augmentation, ClipDataset, Entry, MixSampler, PackSpec, list_entries
 from training.losses import LossWeights, correlation, distillation_loss, kl_divergence, scanpath_saliency
 from training.packs import Clip, Maps, clip_names, clip_of_photo, density, read_clip, read_maps, write_clip, write_maps
-from training.release import release, usual_maximum
+from training.release import lower, release, usual_maximum
 from training.teachers import (
     Ensemble,
     MultiOutputTeacher,
@@ -516,6 +516,9 @@ def test_a_released_model_is_half_as_large_and_the_same(tmp_path, pack):
         a, b = model(clip).fused, loaded(clip).fused
     torch.testing.assert_close(a, b, rtol=0.02, atol=0)
     assert loaded.config.display_scale == pytest.approx(usual_maximum(model, pack, 30), rel=0.1)
+    lower(model, 6)
+    with torch.inference_mode():
+        torch.testing.assert_close(normalise_sum(model(clip).fused), normalise_sum(a / (1 - a)), rtol=0.01, atol=0)
 
 
 def test_a_data_set_of_labelled_videos_becomes_labelled_clips(tmp_path, capsys):

@@ -90,8 +90,8 @@ MODELS: dict[str, ModelInfo] = {
             file="tinyhd-m.safetensors",
             provenance="trained by this project, distilled from two published models; see MODEL_CARD.md",
             licence="Apache-2.0",
-            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.8),
-            sha256="a4dfbca60675999f5d027c403619688d95589b28dafa5e2caa9c68d1d02b19fe",
+            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.026),
+            sha256="e1fbb94e8745e703f2d7d0e86daef7ed0dbf0124c8c85679d415dd903ce287ba",
         ),
         _published(
             "d1d2d3_M_lt",

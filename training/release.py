@@ -1,4 +1,5 @@
-"""Makes the file that the package ships from a trained model: half precision, and the scale that maps are drawn with.
+"""Makes the file that the package ships from a trained model: half precision, unsaturated maps, and the scale that they
+are drawn with.
 
 python -m training.release --model runs/mine/best.safetensors --pack packs/video --out tinyhd/models/NAME.safetensors
 """
@@ -31,13 +32,24 @@ def usual_maximum(model: TinyHD, pack: Path, clips: int) -> float:
     return float(np.median(maxima))
 
 
-def release(name: str, pack: Path, out: Path, clips: int = 30) -> str:
+@torch.no_grad()
+def lower(model: TinyHD, shift: float) -> None:
+    """Subtracts from the fusion's bias, so that no map saturates.
+
+    Maps are meaningful up to scale, so nothing in training keeps them small, and where they come near 1 the last sigmoid
+    flattens their peaks. Far below 1 it is an exponential: the maps become the odds p / (1 - p) of what they were.
+    """
+    model.fusion.bias.sub_(shift)  # type: ignore[union-attr]
+
+
+def release(name: str, pack: Path, out: Path, shift: float = 0.0, clips: int = 30) -> str:
     """Writes the file and returns its sha256.
 
     Raises:
         TinyHDError: the model or pack cannot be read, or the file not written.
     """
     model = load_model(name)
+    lower(model, shift)
     scale = usual_maximum(model, pack, clips)
     model.config = replace(model.config, display_scale=float(f"{scale:.2g}"))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="name or path of the trained model")
     parser.add_argument("--pack", type=Path, required=True, help="clips to measure the maps' usual maximum on")
     parser.add_argument("--out", type=Path, required=True, help="file to write, .safetensors")
+    parser.add_argument(
+        "--lower", type=float, default=0.0, help="what to subtract from the fusion's bias (%(default)s)"
+    )
     options = parser.parse_args(arguments)
     try:
-        digest = release(options.model, options.pack, options.out)
+        digest = release(options.model, options.pack, options.out, options.lower)
     except TinyHDError as error:
         print(f"release: {error}", file=sys.stderr)
         return 1

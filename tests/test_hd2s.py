@@ -41,4 +41,4 @@ def test_formula_weights_reproduce_the_reference(shared):
         difference = np.abs(value[::2, ::2].numpy() - golden[name].squeeze())
         # these weights amplify rounding: a pixel or two differ by more from one processor to the next
         assert (difference <= 1e-4).mean() > 0.999, name
-        assert difference.max() < 5e-4, name
+        assert difference.max() < 1e-3, name

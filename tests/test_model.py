@@ -84,7 +84,7 @@ def test_formula_weights_reproduce_the_reference(variant, shared):
         difference = np.abs(value[0, :, ::4, ::4].numpy() - golden[f"{variant}.{name}"])
         # which few pixels exceed 1e-4 depends on processor and thread count; known mistakes move whole maps by >= 2e-3
         assert (difference <= 1e-4).mean() > 0.999, name
-        assert difference.max() < 5e-4, name
+        assert difference.max() < 1e-3, name
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -390,3 +390,15 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_devices(name: str) -> None:
     with pytest.raises(OptionError, match="auto, cpu, cuda, cuda:N or mps"):
         resolve_device(name)
+
+
+def test_the_embedded_model_looks_where_the_published_one_does(shared: Path) -> None:
+    from tinyhd.predict import preprocess
+
+    golden = np.load(shared / "golden/official_rc4_clip.npz")
+    clip = torch.stack([preprocess(frame) for frame in golden["frames_rgb_uint8_thwc"]], 1)[None]
+    with torch.inference_mode():
+        maps = load_model()(clip).fused
+    maps = torch.nn.functional.interpolate(maps, (192, 256), mode="bicubic")[0, [0, 5, 10, 15]]
+    for mine, theirs in zip(maps.numpy(), golden["d123m_rc4_rc1T.fused"], strict=True):
+        assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.65

@@ -36,8 +36,8 @@ def usual_maximum(model: TinyHD, pack: Path, clips: int) -> float:
 def lower(model: TinyHD, shift: float) -> None:
     """Subtracts from the fusion's bias, so that no map saturates.
 
-    Maps are meaningful up to scale, so nothing in training keeps them small, and where they come near 1 the last sigmoid
-    flattens their peaks. Far below 1 it is an exponential: the maps become the odds p / (1 - p) of what they were.
+    Maps are meaningful up to scale, so nothing in training keeps them small, and where they come near 1 the last
+    sigmoid flattens their peaks. Far below 1 it is an exponential: the maps become the odds p / (1 - p).
     """
     model.fusion.bias.sub_(shift)  # type: ignore[union-attr]
 

@@ -405,6 +405,18 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, pack):
         Trainer(other, torch.device("cpu"), Process())
 
 
+def test_frozen_layers_keep_weights_and_statistics(tmp_path, pack):
+    trainer = Trainer(run_config(tmp_path / "run", pack, frozen_layers=4, steps=2), torch.device("cpu"), Process())
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.run()
+    after = trainer.model.state_dict()
+    frozen = tuple(f"encoder.layers.{k}." for k in range(4))
+    for key, value in before.items():
+        same = torch.equal(value, after[key])
+        assert same or not key.startswith(frozen), key
+        assert not same or key.startswith(frozen) or value.numel() < 4, key
+
+
 def test_a_teacher_that_runs_while_training(tmp_path, pack):
     weights = tmp_path / "teacher.safetensors"
     save_model(TinyHD(TinyHDConfig(channel_reduction=4)), weights)

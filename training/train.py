@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,9 @@ def make_optimizer(model: TinyHD, config: TrainConfig) -> torch.optim.Optimizer:
             parameters = [
                 p
                 for name, p in model.named_parameters()
-                if name.startswith("encoder.") == (part == "encoder.") and ("bias" in name) == bias
+                if p.requires_grad
+                and name.startswith("encoder.") == (part == "encoder.")
+                and ("bias" in name) == bias
             ]
             twice = 2.0 if bias and config.optimizer == "sgd" else 1.0
             groups.append(
@@ -145,6 +147,7 @@ class Trainer:
         if config.teachers:
             self.teacher = load_teacher(config.teachers, device, config.teacher_every)
         self.model = self._new_model().to(device)
+        self.frozen = self.model.encoder.layers[: config.frozen_layers].requires_grad_(False)
         self.optimizer = make_optimizer(self.model, config)
         self.average = Average(self.model, config.ema)
         if self.checkpoint_path.exists():
@@ -164,6 +167,7 @@ class Trainer:
         config = self.config
         if config.init:
             model = load_model(config.init)
+            model.config = replace(model.config, display_scale=config.model.display_scale)  # no part of the network
             if model.config != config.model:
                 raise InputError(f"{config.init} is a {model.config}, but the configuration's model is {config.model}.")
             return model
@@ -280,6 +284,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * factor
         self.parallel.train()
+        self.frozen.eval()
         total, terms, *_ = self.loss(self.parallel, batch)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()

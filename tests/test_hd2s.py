@@ -5,6 +5,7 @@ import json
 import numpy as np
 import torch
 import torch.nn.functional as F
+from formula_weights import set_by_formula
 
 from training.hd2s import HD2S
 
@@ -23,15 +24,7 @@ def test_formula_weights_reproduce_the_reference(shared):
         if name.endswith("num_batches_tracked"):
             continue
         s = np.random.RandomState(k).standard_normal(tensor.numel())
-        if name.endswith("running_var"):
-            s = 1 + 0.5 * s**2
-        elif name.endswith(("running_mean", "bias")):
-            s = 0.1 * s
-        elif tensor.ndim == 1:
-            s = 1 + 0.2 * s
-        else:
-            s = s * np.sqrt(4 / (tensor.numel() / tensor.shape[0]))
-        tensor.copy_(torch.from_numpy(s.astype(np.float32)).view(tensor.shape))
+        set_by_formula(tensor, name, s)
     noise = np.random.RandomState(12345).standard_normal((1, 3, 4, 24, 32)).astype(np.float32)
     clip = F.interpolate(torch.from_numpy(noise), (16, 192, 256), mode="trilinear", align_corners=True)
     with torch.inference_mode():

@@ -33,23 +33,24 @@ def usual_maximum(model: TinyHD, pack: Path, clips: int) -> float:
 
 
 @torch.no_grad()
-def lower(model: TinyHD, shift: float) -> None:
-    """Subtracts from the fusion's bias, so that no map saturates.
+def lower(model: TinyHD, shift: float, power: float = 1.0) -> None:
+    """Multiplies the fusion by `power` and subtracts `shift` from its bias, so that no map saturates.
 
     Maps are meaningful up to scale, so nothing in training keeps them small, and where they come near 1 the last
-    sigmoid flattens their peaks. Far below 1 it is an exponential: the maps become the odds p / (1 - p).
+    sigmoid flattens their peaks. Far below 1 it is an exponential: the maps become the odds (p / (1 - p)) ** power.
     """
-    model.fusion.bias.sub_(shift)  # type: ignore[union-attr]
+    model.fusion.weight.mul_(power)  # type: ignore[union-attr]
+    model.fusion.bias.mul_(power).sub_(shift)  # type: ignore[union-attr]
 
 
-def release(name: str, pack: Path, out: Path, shift: float = 0.0, clips: int = 30) -> str:
+def release(name: str, pack: Path, out: Path, shift: float = 0.0, power: float = 1.0, clips: int = 30) -> str:
     """Writes the file and returns its sha256.
 
     Raises:
         TinyHDError: the model or pack cannot be read, or the file not written.
     """
     model = load_model(name)
-    lower(model, shift)
+    lower(model, shift, power)
     scale = usual_maximum(model, pack, clips)
     model.config = replace(model.config, display_scale=float(f"{scale:.2g}"))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--lower", type=float, default=0.0, help="what to subtract from the fusion's bias (%(default)s)"
     )
+    parser.add_argument(
+        "--power", type=float, default=1.0, help="power to raise the maps to, above 1 sharper (%(default)s)"
+    )
     options = parser.parse_args(arguments)
     try:
-        digest = release(options.model, options.pack, options.out, options.lower)
+        digest = release(options.model, options.pack, options.out, options.lower, options.power)
     except TinyHDError as error:
         print(f"release: {error}", file=sys.stderr)
         return 1

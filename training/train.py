@@ -96,9 +96,7 @@ def make_optimizer(model: TinyHD, config: TrainConfig) -> torch.optim.Optimizer:
             parameters = [
                 p
                 for name, p in model.named_parameters()
-                if p.requires_grad
-                and name.startswith("encoder.") == (part == "encoder.")
-                and ("bias" in name) == bias
+                if p.requires_grad and name.startswith("encoder.") == (part == "encoder.") and ("bias" in name) == bias
             ]
             twice = 2.0 if bias and config.optimizer == "sgd" else 1.0
             groups.append(

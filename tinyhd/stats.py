@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from tinyhd.errors import InputError, OptionError
 from tinyhd.files import PendingOutput, cannot_write, check_suffix
 
 STATS_SUFFIXES = (".csv", ".jsonl")
+
+CENTER_BOX = (0.25, 0.25, 0.75, 0.75)
+"""The middle of the picture, a quarter of its area: left, top, right, bottom as fractions."""
 
 _SUBSAMPLES = 8  # for polygons: points tested per map pixel, along each axis
 
@@ -106,6 +109,116 @@ class StatsComputer:
             self._masks = np.stack([region.coverage(share.shape, *self._size).ravel() for region in self._regions])
         shares = self._masks @ share.ravel()
         return {region.name: float(value) for region, value in zip(self._regions, shares, strict=True)}
+
+
+def share_in_boxes(saliency: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The share of the attention that falls into each of some boxes, exact to parts of a map pixel.
+
+    Args:
+        saliency: a map, float (H, W), not negative.
+        boxes: (N, 4): left, top, right, bottom as fractions of the picture; what lies outside it counts nothing.
+
+    Returns:
+        float (N,), 0 to 1; 0 for a box without area. A map that is zero everywhere counts as even.
+    """
+    height, width = saliency.shape
+    summed = np.zeros((height + 1, width + 1))
+    summed[1:, 1:] = saliency.cumsum(0, dtype=np.float64).cumsum(1)
+    if summed[-1, -1] <= 0:
+        summed = np.outer(np.arange(height + 1), np.arange(width + 1)).astype(np.float64)
+    left, top, right, bottom = np.clip(np.asarray(boxes, float).reshape(-1, 4), 0, 1).T
+
+    def up_to(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        # attention left of x and above y: between the pixels' corners the sums are bilinear
+        columns, rows = x * width, y * height
+        c, r = np.minimum(columns.astype(int), width - 1), np.minimum(rows.astype(int), height - 1)
+        u, v = columns - c, rows - r
+        upper = summed[r, c] * (1 - u) + summed[r, c + 1] * u
+        lower = summed[r + 1, c] * (1 - u) + summed[r + 1, c + 1] * u
+        return np.asarray(upper * (1 - v) + lower * v)
+
+    inside = up_to(right, bottom) - up_to(left, bottom) - up_to(right, top) + up_to(left, top)
+    return np.where((right > left) & (bottom > top), np.clip(inside / summed[-1, -1], 0, 1), 0.0)
+
+
+# ---- whole videos
+
+
+class Focus(NamedTuple):
+    """What `VideoStats` adds to the numbers of a frame."""
+
+    center_share: float
+    """Share of the attention inside `CENTER_BOX`, 0 to 1."""
+    peak_speed: float
+    """How fast the peak has moved since the frame before, in picture diagonals per second; 0 where a shot starts."""
+
+
+@dataclass(frozen=True)
+class VideoSummary:
+    """Attention in a whole video: means over its frames."""
+
+    frame_count: int
+    peak_x: float
+    peak_y: float
+    """Where the mean of all maps, each with sum 1, is largest; fractions of the picture."""
+    spread: float
+    entropy_bits: float
+    center_share: float
+    peak_speed: float
+    """The rest are means of the numbers that `FrameStats` and `Focus` explain."""
+
+
+class VideoStats:
+    """Sums up the maps of one video."""
+
+    def __init__(self, width: int, height: int, sample_aspect_ratio: float = 1) -> None:
+        """The arguments are those of `StatsComputer`."""
+        shown_width = width * float(sample_aspect_ratio)
+        diagonal = math.hypot(shown_width, height)
+        self._stretch = (shown_width / diagonal, height / diagonal)
+        self._frames = 0
+        self._sums = np.zeros(4)
+        self._mean_map: np.ndarray | None = None
+        self._last: FrameStats | None = None
+
+    def add(self, saliency: np.ndarray, stats: FrameStats, is_cut: bool = False) -> Focus:
+        """Take the next frame's map, float (H, W), and what `StatsComputer` made of it."""
+        center_share = float(share_in_boxes(saliency, np.array([CENTER_BOX]))[0])
+        speed = 0.0
+        if self._last is not None and not is_cut and stats.time_seconds > self._last.time_seconds:
+            dx = (stats.peak_x - self._last.peak_x) * self._stretch[0]
+            dy = (stats.peak_y - self._last.peak_y) * self._stretch[1]
+            speed = math.hypot(dx, dy) / (stats.time_seconds - self._last.time_seconds)
+        self._frames += 1
+        self._last = stats
+        self._sums += (stats.spread, stats.entropy_bits, center_share, speed)
+        total = float(saliency.sum())
+        if self._mean_map is None:
+            self._mean_map = np.zeros(saliency.shape)
+        if total > 0:
+            self._mean_map += saliency / total
+        return Focus(center_share, speed)
+
+    def summary(self) -> VideoSummary:
+        """The numbers of all frames so far.
+
+        Raises:
+            ValueError: there was none.
+        """
+        if self._mean_map is None:
+            raise ValueError("there is no summary of no frames")
+        height, width = self._mean_map.shape
+        row, column = divmod(int(np.argmax(self._mean_map)), width)
+        spread, entropy, center, speed = (float(value) for value in self._sums / self._frames)
+        return VideoSummary(
+            frame_count=self._frames,
+            peak_x=(column + 0.5) / width,
+            peak_y=(row + 0.5) / height,
+            spread=spread,
+            entropy_bits=entropy,
+            center_share=center,
+            peak_speed=speed,
+        )
 
 
 # ---- regions

@@ -1,0 +1,54 @@
+"""What the plugin has to know about a dataset's video files."""
+
+import os
+from pathlib import Path
+
+import fiftyone as fo
+from fiftyone.core.clips import ClipsView
+from fiftyone.core.collections import SampleCollection
+from fiftyone.core.patches import PatchesView
+from fiftyone.core.video import FramesView
+
+from tinyhd.errors import OptionError
+from tinyhd.reencode import constant_rate
+from tinyhd.video import VideoInfo
+
+
+def check_videos(samples: SampleCollection) -> None:
+    """Raises `OptionError` where samples are not whole videos."""
+    if isinstance(samples, ClipsView | FramesView | PatchesView):
+        raise OptionError("clips, frames and patches cannot be used: choose whole videos, such as the dataset.")
+    if samples.media_type != "video":
+        raise OptionError(f"these samples are of type {samples.media_type}, not videos.")
+
+
+def dataset_of(samples: SampleCollection) -> fo.Dataset:
+    """The dataset that samples belong to."""
+    return samples if isinstance(samples, fo.Dataset) else fo.load_dataset(samples.dataset_name)
+
+
+def all_videos(dataset: fo.Dataset) -> SampleCollection:
+    """Every video of a dataset, whichever group slice it is in."""
+    return dataset.select_group_slices(media_type="video") if dataset.media_type == "group" else dataset
+
+
+def default_folder(dataset: fo.Dataset, filepath: str, name: str = "saliency") -> Path:
+    """Where files made for a dataset go: beside its media, or in FiftyOne's own folder where that is read-only."""
+    beside = Path(filepath).parent
+    if not os.access(beside, os.W_OK):
+        beside = Path(fo.config.default_dataset_dir) / dataset.name
+    return beside / name
+
+
+def metadata_of(info: VideoInfo, frames: int | None = None) -> fo.VideoMetadata:
+    """What `compute_metadata` would find with ffprobe, which not every machine has."""
+    return fo.VideoMetadata(
+        size_bytes=os.path.getsize(info.path),
+        mime_type="video/mp4" if info.container.startswith("mov") else None,
+        frame_width=info.width,
+        frame_height=info.height,
+        frame_rate=float(constant_rate(info)),
+        total_frame_count=frames or info.frame_count,
+        duration=info.duration_seconds,
+        encoding_str=info.codec,
+    )

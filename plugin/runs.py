@@ -1,0 +1,202 @@
+"""Records of runs: what was computed with what, which run is at work, and how to stop and undo one.
+
+A run is recorded in the dataset under the name of its field (`Dataset.register_run`). While it works, its heartbeat
+is in the dataset's execution store; a request to stop it goes there too, so that any process can ask.
+"""
+
+import contextlib
+import datetime
+import platform
+import re
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+from fiftyone.operators.store import ExecutionStore
+
+import tinyhd
+from tinyhd.errors import OptionError
+
+from .settings import Fields, Settings, detection_fields, detection_path, model_identity
+
+METHOD = "tinyhd/compute_saliency"
+_STORE = "tinyhd_saliency"
+HEARTBEAT_SECONDS = 2.0
+_DEAD_AFTER_SECONDS = 120.0  # a process that has not said a word for so long is gone
+
+
+def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
+    """The records of all runs, newest first: the config's values, `field` and `state` among them."""
+    records = []
+    for key in dataset.list_runs(method=METHOD):
+        info = dataset.get_run_info(key)
+        record = info.config.serialize()
+        state = record.get("status", "unknown")
+        if state == "running" and not is_alive(dataset, key):
+            state = "interrupted"
+        records.append(record | {"field": key, "state": state})
+    return sorted(records, key=lambda record: record["started"], reverse=True)
+
+
+def find_run(dataset: fo.Dataset, field: str) -> dict[str, Any] | None:
+    """The record of the run that a field belongs to."""
+    return next((record for record in list_runs(dataset) if record["field"] == field), None)
+
+
+def check_field(dataset: fo.Dataset, settings: Settings) -> dict[str, Any] | None:
+    """The record of an earlier run that these settings continue, if there is one.
+
+    Raises:
+        OptionError: the field holds something else.
+    """
+    record = find_run(dataset, settings.field)
+    if record is None:
+        taken = Fields(settings.field).taken(dataset)
+        if taken:
+            raise OptionError(f"the dataset has a field {taken!r} that is not of this plugin: choose another name.")
+        return None
+    wanted = settings.outcome | model_identity(settings.model)
+    differing = sorted(name for name, value in wanted.items() if record.get(name) != value)
+    if differing:
+        raise OptionError(
+            f"the field {settings.field!r} was computed with other settings ({', '.join(differing)}): "
+            "choose another field, or delete it first (delete_saliency)."
+        )
+    return record
+
+
+class Run:
+    """A run at work; a context manager that keeps the record true however the work ends.
+
+    Attributes:
+        folder: where its maps go.
+        status: what the record says at the normal end.
+    """
+
+    def __init__(self, dataset: fo.Dataset, settings: Settings, maps_dir: Path) -> None:
+        """
+        Raises:
+            OptionError: the field belongs to something else, or another process works on it.
+        """
+        self._dataset, self._settings = dataset, settings
+        earlier = check_field(dataset, settings)
+        if is_alive(dataset, settings.field):
+            raise OptionError(f"a run into the field {settings.field!r} is at work: wait for it, or cancel it first.")
+        now = _now()
+        config = settings.outcome | model_identity(settings.model)
+        config |= {
+            "method": METHOD,
+            "started": now,
+            "updated": now,
+            "status": "running",
+            "device": settings.device,
+            "maps": f"8-bit grey PNG; 255 is {_FULL_SCALE[settings.normalize]}",
+            "versions": {"tinyhd": tinyhd.__version__, "fiftyone": fo.__version__, "python": platform.python_version()},
+            "folders": list((earlier or {}).get("folders", [])),
+        }
+        self.folder = self._map_folder(config["folders"], maps_dir)
+        self.status = "completed"
+        self._config = config
+        self._store = _store(dataset)
+        self._last_beat = 0.0
+        self._store.delete(_cancel_key(settings.field))
+
+    def __enter__(self) -> "Run":
+        config = self._dataset.init_run(**self._config)
+        self._dataset.register_run(self._settings.field, config, overwrite=True, cleanup=False)
+        self.is_stopped()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._store.delete(_alive_key(self._settings.field))
+        self._store.delete(_cancel_key(self._settings.field))
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()  # where no map was written
+        self.update(status="failed" if kind not in (None, GeneratorExit) else self.status)
+
+    def update(self, **values: Any) -> None:
+        """Change values of the record."""
+        self._config |= values | {"updated": _now()}
+        if self._dataset.has_run(self._settings.field):  # it may have been deleted meanwhile
+            self._dataset.update_run_config(self._settings.field, self._dataset.init_run(**self._config))
+
+    def is_stopped(self) -> bool:
+        """Whether somebody asked for the run to stop; says that it is alive. Call often."""
+        now = time.monotonic()
+        if now - self._last_beat < HEARTBEAT_SECONDS:
+            return False
+        self._last_beat = now
+        self._store.set(_alive_key(self._settings.field), time.time())
+        return bool(self._store.get(_cancel_key(self._settings.field)))
+
+    def _map_folder(self, known: list[str], maps_dir: Path) -> Path:
+        """A folder of the run's own below `maps_dir`; it is in the record before it is made."""
+        for name in known:
+            if Path(name).parent == maps_dir:
+                return Path(name)
+        folder = maps_dir / f"{self._settings.field}-{secrets.token_hex(4)}"
+        known.append(str(folder))
+        return folder
+
+
+_FULL_SCALE = {"frame": "the frame's maximum, smoothed over a second", "none": "a fixed map value kept with the model"}
+
+
+def is_alive(dataset: fo.Dataset, field: str) -> bool:
+    """Whether a process works on a field."""
+    beat = _store(dataset).get(_alive_key(field))
+    return beat is not None and time.time() - beat < _DEAD_AFTER_SECONDS
+
+
+def cancel(dataset: fo.Dataset, field: str) -> bool:
+    """Ask a run to stop, which it does within seconds; whether there is one at work."""
+    if not is_alive(dataset, field):
+        return False
+    _store(dataset).set(_cancel_key(field), True)
+    return True
+
+
+def delete_run(dataset: fo.Dataset, field: str) -> None:
+    """Remove a run's fields, the numbers it gave to detections, its maps and its record, and nothing else.
+
+    Raises:
+        OptionError: there is no such run, or it is at work.
+    """
+    record = find_run(dataset, field)
+    if record is None:
+        raise OptionError(f"there is no saliency run {field!r} in this dataset.")
+    if is_alive(dataset, field):
+        raise OptionError(f"the run {field!r} is at work: cancel it first.")
+    fields = Fields(field)
+    if dataset.has_frame_field(field):
+        dataset.delete_frame_field(field)
+    for name in (fields.stats, fields.error):
+        if dataset.has_sample_field(name):
+            dataset.delete_sample_field(name)
+    for name in set(record.get("detections", ())) & set(detection_fields(dataset)):
+        path = f"{detection_path(dataset, name)}.{field}"
+        if dataset.has_field(path):
+            dataset.delete_frame_field(path.removeprefix("frames."))
+    for folder in record.get("folders", ()):
+        if re.fullmatch(rf"{field}-[0-9a-f]{{8}}", Path(folder).name):  # as `Run` makes them, whatever the record says
+            shutil.rmtree(folder, ignore_errors=True)
+    dataset.delete_run(field)
+
+
+def _store(dataset: fo.Dataset) -> ExecutionStore:
+    return ExecutionStore.create(_STORE, dataset._doc.id)
+
+
+def _alive_key(field: str) -> str:
+    return f"alive:{field}"
+
+
+def _cancel_key(field: str) -> str:
+    return f"cancel:{field}"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,76 @@
+"""What is taken, and what is said to people whose file is not."""
+
+import html
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyhd.errors import InputError
+from tinyhd.video import VideoInfo
+
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest file that is taken."""
+
+    megabytes: int = 200
+    seconds: float = 60.0
+    pixels: int = 4096 * 2304
+    """Of a frame: 4K, as cameras and screens have it."""
+    frame_rate: int = 60
+    """More frames a second than this are taken as long as there are no more of them than `seconds` would give."""
+
+    @property
+    def frames(self) -> int:
+        """The most frames."""
+        return round(self.seconds * self.frame_rate)
+
+    def sentence(self) -> str:
+        """What the page says."""
+        return f"Up to {self.seconds:g} seconds, {self.megabytes} MB and 4K."
+
+    def check_size(self, path: str | os.PathLike[str]) -> None:
+        """Raises `InputError` for a file that is too large."""
+        size = Path(path).stat().st_size
+        if size > self.megabytes * MEGABYTE:
+            raise InputError(
+                f"The file has {size / MEGABYTE:.0f} MB, more than the {self.megabytes} MB that are taken here: "
+                "cut the video shorter or compress it more."
+            )
+
+    def check_video(self, info: VideoInfo) -> None:
+        """Raises `InputError` for what the header says: too long, or pictures too large."""
+        if info.width * info.height > self.pixels:
+            raise InputError(
+                f"The picture has {info.width}x{info.height} pixels, which is too large here: scale it to 4K or less."
+            )
+        if info.duration_seconds is not None and info.duration_seconds > self.seconds:
+            raise self._too_long(f"is {info.duration_seconds:.0f} seconds long")
+        if info.frame_count is not None:
+            self.check_frames(info.frame_count)
+
+    def check_frames(self, count: int) -> None:
+        """Raises `InputError` for too many frames, whatever the header said."""
+        if count > self.frames:
+            raise self._too_long(f"has more than {self.frames} frames")
+
+    def _too_long(self, what: str) -> InputError:
+        return InputError(f"The video {what}; up to {self.seconds:g} seconds are taken here: cut it shorter.")
+
+
+# Quoted as repr() does it, with folders in front of the name: '/tmp/x/clip.mp4', "C:\\it's\\clip.mp4"
+_QUOTED_PATH = re.compile(r"""'[^']*[/\\]([^'/\\]*)'|"[^"]*[/\\]([^"/\\]*)\"""")
+_BARE_PATH = re.compile(r"(?<![\w/])/(?:[^\s/'\"]+/)+([^\s/'\"]*)")
+
+
+def public_sentence(error: Exception) -> str:
+    """An error's sentence as anybody may read it: files by their names, no folders, safe inside HTML.
+
+    Tags are escaped because Gradio shows messages as HTML; quotes are left as they are.
+    """
+    text = _BARE_PATH.sub(r"\1", _QUOTED_PATH.sub(lambda m: repr(m[1] or m[2] or ""), str(error)))
+    text = text[:1].upper() + text[1:]
+    return html.escape(text, quote=False)

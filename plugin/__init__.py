@@ -1,8 +1,16 @@
 """Saliency for FiftyOne: where people look in the videos of a dataset."""
 
-from . import operators
+from . import operators, panels
 
-_ALL = (operators.ComputeSaliency, operators.CancelSaliency, operators.DeleteSaliency)
+_ALL = (
+    operators.ComputeSaliency,
+    operators.AnnotateVideos,
+    operators.ReencodeVideos,
+    operators.CancelSaliency,
+    operators.DeleteSaliency,
+    panels.SaliencyOverTime,
+    panels.SaliencyOverview,
+)
 
 
 def register(plugin) -> None:

@@ -6,13 +6,11 @@ next one goes on from there.
 """
 
 import contextlib
-import logging
 import secrets
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +19,6 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
-from tinyhd.errors import TinyHDError
 from tinyhd.files import PendingOutput, make_folder
 from tinyhd.maps import encode_display_map
 from tinyhd.model import TinyHD, TinyHDConfig
@@ -32,94 +29,37 @@ from tinyhd.stats import StatsComputer, VideoStats, VideoSummary, share_in_boxes
 from tinyhd.video import VideoInfo, VideoReader, open_video
 
 from .media import all_videos, check_videos, dataset_of, default_folder, metadata_of
+from .progress import Cancelled, Meter, Outcome, Progress, count
 from .runs import Run
 from .settings import Fields, Settings, detection_path
-
-log = logging.getLogger("tinyhd.plugin")
 
 _FRAMES_AT_ONCE = 500
 """Frames whose values are written to the database in one go."""
 
-_REPORT_SECONDS = 0.5
-_SPEED_SECONDS = 10.0  # what "frames per second" looks back on
-
-
-class Cancelled(Exception):  # noqa: N818 - no error
-    """The run is to stop."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is."""
-
-    sample: int
-    """The video at work, from 1 on."""
-    samples: int
-    name: str
-    frame: int
-    frames: int | None
-    """Of this video, where the file says it."""
-    frames_per_second: float
-    seconds_left: float | None
-
-    @property
-    def fraction(self) -> float:
-        """Done, 0 to 1."""
-        inside = min(1.0, self.frame / self.frames) if self.frames else 0.0
-        return (self.sample - 1 + inside) / self.samples
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        of_frames = f" of {self.frames}" if self.frames else ""
-        left = f", {_duration(self.seconds_left)} left" if self.seconds_left is not None else ""
-        return (
-            f"Video {self.sample} of {self.samples} ({self.name}): frame {self.frame}{of_frames}, "
-            f"{self.frames_per_second:.1f} frames/s{left}"
-        )
-
 
 @dataclass
-class Outcome:
-    """What a run has done; `to_dict` is what operators return."""
+class ComputeOutcome(Outcome):
+    """What a run has done."""
 
-    field: str
-    completed: int = 0
-    skipped: int = 0
-    failed: int = 0
-    frames: int = 0
-    seconds: float = 0.0
-    cancelled: bool = False
     inexact: int = 0
     """Videos whose frames the App shows at slightly wrong times: variable frame rate, or a late first frame."""
     unplayable: int = 0
     """Videos that browsers do not play."""
-    errors: list[str] = field(default_factory=list)
-    """The first few, as `name: message`."""
 
-    def to_dict(self) -> dict[str, object]:
-        return {**self.__dict__, "seconds": round(self.seconds, 1), "summary": self.summary}
-
-    @property
-    def summary(self) -> str:
-        """For people, in a few sentences."""
-        parts = [f"{_count(self.completed, 'video')} done"]
-        if self.skipped:
-            parts.append(f"{self.skipped} skipped")
-        if self.failed:
-            parts.append(f"{self.failed} failed (see {Fields(self.field).error})")
-        sentences = [("Cancelled: " if self.cancelled else "") + ", ".join(parts) + "."]
+    def notes(self) -> list[str]:
+        notes = []
         if self.inexact:
-            sentences.append(
-                f"{_count(self.inexact, 'video')} with a variable frame rate or a late first frame: the App counts "
+            notes.append(
+                f"{count(self.inexact, 'video')} with a variable frame rate or a late first frame: the App counts "
                 "frames at a constant rate, so heat maps are shown a little early or late there. "
-                "Re-encode them with “Make videos playable” to cure that."
+                "“Make videos playable” (reencode_videos) cures that."
             )
         if self.unplayable:
-            sentences.append(
-                f"{_count(self.unplayable, 'video')} that browsers cannot play: “Make videos playable” re-encodes them."
+            notes.append(
+                f"{count(self.unplayable, 'video')} that browsers cannot play: “Make videos playable” "
+                "(reencode_videos) cures that."
             )
-        return " ".join(sentences)
+        return notes
 
 
 def compute(
@@ -128,7 +68,7 @@ def compute(
     *,
     network: TinyHD | MapsFunction | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
-) -> Generator[Progress, None, Outcome]:
+) -> Generator[Progress, None, ComputeOutcome]:
     """Do a run; yields progress now and then, returns what was done.
 
     Args:
@@ -145,7 +85,7 @@ def compute(
     for name in settings.detections:
         detection_path(dataset, name)
     paths = dict(zip(*samples.values(["id", "filepath"]), strict=True))
-    outcome = Outcome(settings.field)
+    outcome = ComputeOutcome(fields.error)
     if not paths:
         return outcome
     maps_dir = Path(settings.maps_dir) if settings.maps_dir else default_folder(dataset, next(iter(paths.values())))
@@ -157,7 +97,7 @@ def compute(
         todo = _wanted(samples, paths, settings)
         _sweep(run.folder, dataset, fields)
         outcome.skipped = len(paths) - len(todo)
-        meter = _Meter(len(todo))
+        meter = Meter(len(todo))
         videos = all_videos(dataset)
         began = time.monotonic()
         try:
@@ -176,7 +116,8 @@ def compute(
                 except Cancelled:
                     raise
                 except Exception as error:
-                    _note_failure(videos, sample_id, fields, path, error, outcome)
+                    message = outcome.note_failure(path, error)
+                    videos.set_values(fields.error, {sample_id: message}, key_field="id")
                 else:
                     outcome.completed += 1
                     outcome.frames += summary.frame_count
@@ -194,16 +135,6 @@ def compute(
             done = {"completed": outcome.completed, "skipped": outcome.skipped, "failed": outcome.failed}
             run.update(**done, frames=outcome.frames, seconds=round(outcome.seconds, 1))
     return outcome
-
-
-def finish(work: Generator[Progress, None, Outcome], report: Callable[[Progress], None]) -> Outcome:
-    """Run `compute` to its end, telling `report` about progress."""
-    while True:
-        try:
-            report(next(work))
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
 
 
 def _wanted(samples: SampleCollection, paths: dict[str, str], settings: Settings) -> list[str]:
@@ -227,17 +158,15 @@ def _sweep(folder: Path, dataset: fo.Dataset, fields: Fields) -> None:
             shutil.rmtree(child, ignore_errors=True)
 
 
-def _note_failure(
-    videos: SampleCollection, sample_id: str, fields: Fields, path: str, error: Exception, outcome: Outcome
-) -> None:
-    expected = isinstance(error, TinyHDError)
-    message = str(error) if expected else f"{type(error).__name__}: {error}"
-    if not expected:
-        log.error("%s failed", path, exc_info=error)
-    outcome.failed += 1
-    if len(outcome.errors) < 10:
-        outcome.errors.append(f"{Path(path).name}: {message}")
-    videos.set_values(fields.error, {sample_id: message}, key_field="id")
+def forget(videos: SampleCollection, sample_id: str, fields: Fields) -> str | None:
+    """Take back what a run gave to a video, also one that was killed; the folder of its maps, which stays."""
+    view = videos.select(sample_id)
+    [folder], [numbers] = view.values([f"{fields.stats}.maps", f"{fields.heatmap}.spread"])
+    if folder:
+        videos.set_values(fields.stats, {sample_id: None}, key_field="id")
+    if any(value is not None for value in numbers or ()):
+        view.clear_frame_field(fields.field)
+    return folder if isinstance(folder, str) else None
 
 
 class _Video:
@@ -253,7 +182,7 @@ class _Video:
         self._boxes = [_Boxes(videos, sample_id, name, settings.field) for name in settings.detections]
         self.is_constant = self.is_playable = True
 
-    def frames(self, network: TinyHD | MapsFunction, meter: "_Meter") -> Generator[None]:
+    def frames(self, network: TinyHD | MapsFunction, meter: "Meter") -> Generator[None]:
         """Compute everything, frame by frame; the maps have their names afterwards."""
         with open_video(self._path) as reader, PendingOutput(self._target, folder=True) as output:
             info = reader.info
@@ -293,7 +222,7 @@ class _Video:
         """Write to the database."""
         summary = self._stats.summary()
         try:
-            old = self._forget_earlier()
+            old = forget(self._videos, self._id, self._fields)
             self._save_frames()
             for boxes in self._boxes:
                 boxes.save()
@@ -319,16 +248,6 @@ class _Video:
 
     def _view(self) -> SampleCollection:
         return self._videos.select(self._id)
-
-    def _forget_earlier(self) -> str | None:
-        """Take back what an earlier run gave to this video, and what one left that was killed; its folder of maps."""
-        [old] = self._view().values(f"{self._fields.stats}.maps")
-        if old:
-            self._set(self._fields.stats, None)
-        [numbers] = self._view().values(f"{self._fields.heatmap}.spread")
-        if any(value is not None for value in numbers or ()):
-            self._view().clear_frame_field(self._fields.field)
-        return old if isinstance(old, str) else None
 
     def _save_frames(self) -> None:
         numbers, stride = iter(enumerate(self._numbers)), self._settings.stride
@@ -396,60 +315,3 @@ class _Boxes:
 
 def _map_name(index: int) -> str:
     return f"{index + 1:06d}.png"
-
-
-class _Meter:
-    """Counts frames over all videos."""
-
-    def __init__(self, samples: int) -> None:
-        self._samples, self._sample = samples, 0
-        self._name = ""
-        self._frame = 0
-        self.frames: int | None = None
-        self._before = 0  # frames of the videos done
-        self._total = 0
-        self._recent: deque[tuple[float, int]] = deque()
-        self._reported = 0.0
-
-    def begin(self, name: str) -> None:
-        """The next video starts."""
-        self._before += self._frame
-        self._sample += 1
-        self._name, self._frame, self.frames = name, 0, None
-
-    def frame(self) -> None:
-        """A frame is done."""
-        self._frame += 1
-        self._total += 1
-
-    def is_due(self) -> bool:
-        """Whether to report."""
-        now = time.monotonic()
-        if now - self._reported < _REPORT_SECONDS:
-            return False
-        self._reported = now
-        self._recent.append((now, self._total))
-        while now - self._recent[0][0] > _SPEED_SECONDS and len(self._recent) > 2:
-            self._recent.popleft()
-        return True
-
-    def progress(self) -> Progress:
-        (first_time, first), (last_time, last) = self._recent[0], self._recent[-1]
-        speed = (last - first) / (last_time - first_time) if last_time > first_time else 0.0
-        left = None
-        if speed > 0 and self.frames:
-            # videos to come are taken to be as long as those met so far
-            mean = (self._before + self.frames) / self._sample
-            frames_left = max(0, self.frames - self._frame) + mean * (self._samples - self._sample)
-            left = frames_left / speed
-        return Progress(self._sample, self._samples, self._name, self._frame, self.frames, speed, left)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

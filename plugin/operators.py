@@ -1,7 +1,8 @@
 """The operators: their forms, and calls of the modules that do the work."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import fiftyone as fo
@@ -15,19 +16,117 @@ from tqdm import tqdm
 from tinyhd.errors import TinyHDError
 
 from . import forms
+from .media import check_videos
+from .progress import Outcome, Progress, finish
 from .runs import HEARTBEAT_SECONDS, cancel, delete_run, find_run
 from .settings import DEFAULT_FIELD, DEVICES, Fields, Settings, detection_fields
 
 
-class ComputeSaliency(foo.Operator):
-    """Computes heat maps and numbers of attention for every frame of videos."""
+class VideoOperator(foo.Operator):
+    """Work on videos, one after the other: with progress in the App, delegated, or for a caller that waits."""
+
+    target = "Process"
+    """What is done to the videos that the form lets choose."""
+
+    def work(self, ctx: foo.ExecutionContext, is_stopped: Callable[[], bool]) -> Generator[Progress, None, Outcome]:
+        """The work that the form asks for."""
+        return self.start(ctx.target_view(require_flat=True), ctx.params, is_stopped)
+
+    def start(
+        self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
+    ) -> Generator[Progress, None, Outcome]:
+        """The work on some videos."""
+        raise NotImplementedError
+
+    def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
+        """The form's own inputs."""
+        raise NotImplementedError
+
+    def shown(self, params: dict[str, Any]) -> list[str]:
+        """Fields to show in the App afterwards."""
+        return []
+
+    def resolve_input(self, ctx: foo.ExecutionContext) -> types.Property:
+        inputs = types.Object()
+        inputs.view_target(ctx, action_description=self.target, require_flat=True)
+        samples = ctx.target_view(require_flat=True)
+        try:
+            check_videos(samples)
+        except TinyHDError as error:
+            forms.warning(inputs, "unusable", str(error))
+        else:
+            self.fill(ctx, inputs, samples)
+        return types.Property(inputs, view=types.View(label=self.config.label))
+
+    def resolve_output(self, ctx: foo.ExecutionContext) -> types.Property:
+        return _summary_form()
+
+    def execute(self, ctx: foo.ExecutionContext) -> Any:
+        # what a generator returns is lost, so callers that wait for a result get it in another way
+        return self._to_end(ctx) if ctx.delegated or ctx.params.get("no_stream") else self._stream(ctx)
+
+    def _stream(self, ctx: foo.ExecutionContext) -> Iterator[Any]:
+        """In the App: progress while it runs."""
+        yield ctx.trigger("set_progress", {"progress": 0.0, "label": "Loading the model"})
+        # closing it, when the browser is closed, ends the work: the videos that are complete stay
+        with contextlib.closing(self.work(ctx, lambda: False)) as work:
+            while True:
+                try:
+                    progress = next(work)
+                except StopIteration as end:
+                    outcome = end.value
+                    break
+                yield ctx.trigger("set_progress", {"progress": progress.fraction, "label": progress.label})
+        yield ctx.trigger("reload_dataset")
+        fields = list(dict.fromkeys([*ctx.active_fields, *self.shown(ctx.params)]))
+        yield ctx.trigger("set_active_fields", {"fields": fields})
+        variant = "error" if outcome.failed and not outcome.completed else "warning" if outcome.failed else "success"
+        yield ctx.trigger("notify", {"message": outcome.summary, "variant": variant})
+        said = "\n\n".join([outcome.summary, *outcome.errors])
+        yield ctx.trigger("show_output", {"outputs": _summary_form().to_json(), "results": {"summary": said}})
+
+    def _to_end(self, ctx: foo.ExecutionContext) -> dict[str, Any]:
+        """Delegated, or for a caller that waits."""
+
+        def report(progress: Progress) -> None:
+            if ctx.delegated:
+                ctx.set_progress(progress.fraction, progress.label)
+
+        return finish(self.work(ctx, _DelegatedOperation(ctx)), report).to_dict()
+
+    def __call__(self, samples: SampleCollection, *, delegate: bool = False, **params: Any) -> Any:
+        """Do the work from Python, with a progress bar.
+
+        Args:
+            samples: a dataset or view of videos.
+            delegate: queue it for a worker instead (`fiftyone delegated launch`).
+            **params: the names of the form's inputs.
+
+        Returns:
+            what was done, a dict with a "summary"; with `delegate`, the queued operation's `ExecutionResult`.
+        """
+        if delegate:
+            return _queue(self, samples, params)
+        with tqdm(total=1.0, bar_format="{l_bar}{bar}| {desc}", disable=None) as bar:
+
+            def report(progress: Progress) -> None:
+                bar.set_description_str(progress.label, refresh=False)
+                bar.update(progress.fraction - bar.n)
+
+            return finish(self.start(samples, params, lambda: False), report).to_dict()
+
+
+class ComputeSaliency(VideoOperator):
+    """Computes heat maps and numbers of attention for every frame of videos; the parameters are those of `Settings`."""
+
+    target = "Compute saliency for"
 
     @property
     def config(self) -> foo.OperatorConfig:
         return foo.OperatorConfig(
             name="compute_saliency",
-            label="Compute saliency",
-            description="See where people look in videos: heat maps on the frames, and numbers to sort and filter by",
+            label="Compute saliency: where people look",
+            description="Heat maps on the frames of videos, and numbers to sort and filter by",
             icon="visibility",
             dynamic=True,
             execute_as_generator=True,
@@ -40,67 +139,126 @@ class ComputeSaliency(foo.Operator):
         button = types.Button(label="Compute saliency", icon="visibility", prompt=True)
         return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
 
-    def resolve_input(self, ctx: foo.ExecutionContext) -> types.Property:
-        inputs = types.Object()
-        inputs.view_target(ctx, action_description="Compute saliency for", require_flat=True)
-        _saliency_inputs(ctx, inputs)
-        return types.Property(inputs, view=types.View(label="Compute saliency: where people look"))
+    def start(
+        self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
+    ) -> Generator[Progress, None, Outcome]:
+        from .compute import compute
 
-    def execute(self, ctx: foo.ExecutionContext) -> Any:
-        # what a generator returns is lost, so callers that wait for a result get it in another way
-        return _to_end(ctx) if ctx.delegated or ctx.params.get("no_stream") else _stream(ctx)
+        return compute(samples, Settings.from_params(params), is_stopped=is_stopped)
 
-    def resolve_output(self, ctx: foo.ExecutionContext) -> types.Property:
-        return _summary_form()
+    def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
+        _saliency_inputs(ctx, inputs, samples)
 
-    def __call__(self, samples: SampleCollection, *, delegate: bool = False, **settings: Any) -> Any:
-        """Compute saliency from Python.
-
-        Args:
-            samples: a dataset or view of videos.
-            delegate: queue it for a worker instead (`fiftyone delegated launch`).
-            **settings: see `Settings`: field, model, device, stride, normalize, maps_dir, detections, skip_existing,
-                skip_failures.
-
-        Returns:
-            what was done, a dict with a "summary"; the queued operation's `ExecutionResult` with `delegate`.
-        """
-        if delegate:
-            return _queue(self, samples, settings)
-        from .compute import compute, finish
-
-        with tqdm(total=1.0, bar_format="{l_bar}{bar}| {desc}") as bar:
-
-            def report(progress: Any) -> None:
-                bar.set_description_str(progress.label, refresh=False)
-                bar.update(progress.fraction - bar.n)
-
-            return finish(compute(samples, Settings.from_params(settings)), report).to_dict()
+    def shown(self, params: dict[str, Any]) -> list[str]:
+        return [Fields(Settings.from_params(params).field).heatmap]
 
 
-def _saliency_inputs(ctx: foo.ExecutionContext, inputs: types.Object) -> None:
+class AnnotateVideos(VideoOperator):
+    """Writes videos with the heat map laid over them; the parameters are those of `AnnotateSettings`."""
+
+    target = "Annotate"
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return foo.OperatorConfig(
+            name="annotate_videos",
+            label="Annotate videos: heat maps drawn in",
+            description="New video files with the heat map laid over the picture, as tinyhd-annotate makes them",
+            icon="movie_filter",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+            risk_level=types.RiskLevel.MEDIUM,
+        )
+
+    def start(
+        self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
+    ) -> Generator[Progress, None, Outcome]:
+        from .annotate import AnnotateSettings, annotate_videos
+
+        return annotate_videos(samples, AnnotateSettings.from_params(params), is_stopped=is_stopped)
+
+    def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
+        from tinyhd.overlay import DEFAULT_COLORMAP, NORMALIZATIONS, STYLES
+
+        from .annotate import AnnotateSettings
+        from .media import default_folder
+
+        is_grouped = ctx.dataset.media_type == "group"
+        name = inputs.str(
+            "name",
+            default="annotated",
+            label="Group slice" if is_grouped else "Name",
+            description="The new videos become this slice of each group"
+            if is_grouped
+            else "The new videos' paths go into the field NAME_path, a media field that the App can show",
+        )
+        _model_inputs(inputs)
+        inputs.enum("style", STYLES, default="overlay", label="Style")
+        inputs.str("colormap", default=DEFAULT_COLORMAP, label="Colour map")
+        inputs.enum("normalize", NORMALIZATIONS, default="frame", label="What is full attention: the maximum of each")
+        first = samples.limit(1).values("filepath")
+        beside = default_folder(ctx.dataset, first[0], "annotated") if first else "the media's folder"
+        inputs.str(
+            "output_dir", label="Folder for the videos", description=f"On the server; if none is named: {beside}"
+        )
+        inputs.bool("skip_existing", default=True, label="Skip videos that are done")
+        inputs.bool(
+            "reencode",
+            default=False,
+            label="First re-encode what browsers cannot play",
+            description="The same as “Make videos playable”",
+        )
+        try:
+            AnnotateSettings.from_params(ctx.params)
+        except TinyHDError as error:
+            name.invalid, name.error_message = True, str(error)
+
+
+class ReencodeVideos(VideoOperator):
+    """Replaces videos that browsers cannot play, or show at wrong times; parameter: output_dir."""
+
+    target = "Re-encode, where it is needed,"
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return foo.OperatorConfig(
+            name="reencode_videos",
+            label="Make videos playable",
+            description="H.264 copies of videos that browsers cannot play, or whose frame rate varies or starts late",
+            icon="video_settings",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+            risk_level=types.RiskLevel.MEDIUM,
+        )
+
+    def start(
+        self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
+    ) -> Generator[Progress, None, Outcome]:
+        from .annotate import reencode_videos
+
+        return reencode_videos(samples, params.get("output_dir") or None, is_stopped=is_stopped)
+
+    def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
+        forms.notice(
+            inputs,
+            "what",
+            "Videos that every browser plays at a constant rate stay as they are. The others get an H.264 copy, which "
+            "becomes the sample's file; the old one stays, its path goes into original_filepath. Where the copy has "
+            "other frames, saliency has to be computed again.",
+        )
+        inputs.str(
+            "output_dir", label="Folder for the copies", description="If none is named: “playable” beside a file"
+        )
+
+
+def _model_inputs(inputs: types.Object) -> types.Property:
+    """Which model, and where it runs; returns the former."""
     from tinyhd.weights import DEFAULT_MODEL, list_models
 
-    from .estimate import estimate
-    from .media import check_videos, default_folder
-    from .runs import check_field, list_runs
-
-    samples = ctx.target_view(require_flat=True)
-    try:
-        check_videos(samples)
-    except TinyHDError as error:
-        forms.warning(inputs, "unusable", str(error))
-        return
-    names = types.AutocompleteView()
-    for name in dict.fromkeys((*(run["field"] for run in list_runs(ctx.dataset)), DEFAULT_FIELD)):
-        names.add_choice(name, label=name)
-    field = inputs.str(
-        "field",
-        default=DEFAULT_FIELD,
-        label="Field",
-        description="Name for the heat maps on the frames; numbers about each video go into NAME_stats",
-        view=names,
-    )
     models = types.AutocompleteView()
     for name in list_models():
         models.add_choice(name, label=name)
@@ -112,6 +270,25 @@ def _saliency_inputs(ctx: foo.ExecutionContext, inputs: types.Object) -> None:
         view=models,
     )
     inputs.enum("device", DEVICES, default="auto", label="Device", description="auto: a GPU where there is one")
+    return model
+
+
+def _saliency_inputs(ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
+    from .estimate import estimate
+    from .media import default_folder
+    from .runs import check_field, list_runs
+
+    names = types.AutocompleteView()
+    for name in dict.fromkeys((*(run["field"] for run in list_runs(ctx.dataset)), DEFAULT_FIELD)):
+        names.add_choice(name, label=name)
+    field = inputs.str(
+        "field",
+        default=DEFAULT_FIELD,
+        label="Field",
+        description="Name for the heat maps on the frames; numbers about each video go into NAME_stats",
+        view=names,
+    )
+    model = _model_inputs(inputs)
     inputs.int(
         "stride",
         default=1,
@@ -154,48 +331,6 @@ def _saliency_inputs(ctx: foo.ExecutionContext, inputs: types.Object) -> None:
         forms.warning(inputs, "problem", str(error))
 
 
-def _stream(ctx: foo.ExecutionContext) -> Iterator[Any]:
-    """Immediate execution in the App: progress while it runs."""
-    from .compute import compute
-
-    settings = Settings.from_params(ctx.params)
-    work = compute(ctx.target_view(require_flat=True), settings)
-    yield ctx.trigger("set_progress", {"progress": 0.0, "label": "Loading the model"})
-    outcome = None
-    try:
-        while outcome is None:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                outcome = end.value
-            else:
-                yield ctx.trigger("set_progress", {"progress": progress.fraction, "label": progress.label})
-    finally:
-        work.close()  # the browser was closed: the videos that are complete stay
-    yield ctx.trigger("reload_dataset")
-    shown = [*ctx.active_fields, Fields(settings.field).heatmap]
-    yield ctx.trigger("set_active_fields", {"fields": list(dict.fromkeys(shown))})
-    variant = "error" if outcome.failed and not outcome.completed else "warning" if outcome.failed else "success"
-    yield ctx.trigger("notify", {"message": outcome.summary, "variant": variant})
-    yield ctx.trigger(
-        "show_output", {"outputs": _summary_form().to_json(), "results": {"summary": _with_errors(outcome.to_dict())}}
-    )
-
-
-def _to_end(ctx: foo.ExecutionContext) -> dict[str, Any]:
-    """Delegated execution, or for a caller that waits."""
-    from .compute import compute, finish
-
-    def report(progress: Any) -> None:
-        if ctx.delegated:
-            ctx.set_progress(progress.fraction, progress.label)
-
-    work = compute(
-        ctx.target_view(require_flat=True), Settings.from_params(ctx.params), is_stopped=_DelegatedOperation(ctx)
-    )
-    return finish(work, report).to_dict()
-
-
 class _DelegatedOperation:
     """Whether a delegated operation has been taken from its worker, such as with `fiftyone delegated fail`."""
 
@@ -209,10 +344,6 @@ class _DelegatedOperation:
             return False
         self._asked = time.monotonic()
         return self._service.get(self._id).run_state != ExecutionRunState.RUNNING
-
-
-def _with_errors(outcome: dict[str, Any]) -> str:
-    return "\n".join([outcome["summary"], *outcome.get("errors", ())])
 
 
 def _summary_form() -> types.Property:

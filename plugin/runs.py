@@ -115,7 +115,11 @@ class Run:
         self._store.delete(_cancel_key(self._settings.field))
         with contextlib.suppress(OSError):
             self.folder.rmdir()  # where no map was written
-        self.update(status="failed" if kind not in (None, GeneratorExit) else self.status)
+        if kind is KeyboardInterrupt:
+            self.status = "cancelled"
+        elif kind not in (None, GeneratorExit):
+            self.status = "failed"
+        self.update(status=self.status)
 
     def update(self, **values: Any) -> None:
         """Change values of the record."""

@@ -42,7 +42,7 @@ def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GreyModel:
 @pytest.fixture
 def talkative(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress after every frame, and cancelling at once."""
-    monkeypatch.setattr(plugin("compute"), "_REPORT_SECONDS", 0)
+    monkeypatch.setattr(plugin("progress"), "REPORT_SECONDS", 0)
     monkeypatch.setattr(plugin("runs"), "HEARTBEAT_SECONDS", 0)
     monkeypatch.setattr(plugin("operators"), "HEARTBEAT_SECONDS", 0)
 

@@ -1,0 +1,315 @@
+"""New video files for a dataset: annotated ones, and copies that every browser plays frame for frame."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fiftyone as fo
+from fiftyone.core.collections import SampleCollection
+
+import tinyhd
+from tinyhd.errors import InputError, OptionError
+from tinyhd.files import make_folder
+from tinyhd.reencode import FrameClock, browser_plays, reencode
+from tinyhd.video import open_video
+
+from .compute import forget
+from .media import all_videos, check_videos, dataset_of, default_folder, metadata_of
+from .progress import REPORT_SECONDS, Cancelled, Meter, Outcome, Progress
+from .runs import list_runs
+from .settings import Fields
+
+T = TypeVar("T")
+
+ORIGINAL = "original_filepath"
+"""Where `reencode_videos` keeps the path of the file that a sample had before."""
+
+REENCODE_ERROR = "reencode_error"
+_PLAYABLE = "playable"
+
+
+@dataclass(frozen=True)
+class AnnotateSettings:
+    """The choices of `annotate_videos`.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    name: str = "annotated"
+    """Name of the group slice; in a dataset without groups, of the field for the new files' paths, NAME_path."""
+    model: str | None = None
+    device: str = "auto"
+    style: str = "overlay"
+    colormap: str = "turbo"
+    normalize: str = "frame"
+    output_dir: str | None = None
+    """Folder for the videos; None: beside the dataset's media."""
+    skip_existing: bool = True
+    reencode: bool = False
+    """Do `reencode_videos` first."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name.startswith("_"):
+            raise OptionError(f"{self.name!r} is no name for a field or slice: use letters, digits and underscores.")
+
+    @classmethod
+    def from_params(cls, params: dict[str, Any]) -> "AnnotateSettings":
+        """From an operator's parameters; what is empty takes its default."""
+        return cls(**{name: params[name] for name in cls.__dataclass_fields__ if params.get(name) not in (None, "")})
+
+    @property
+    def error_field(self) -> str:
+        return f"{self.name}_error"
+
+    @property
+    def path_field(self) -> str:
+        return f"{self.name}_path"
+
+
+def annotate_videos(
+    samples: SampleCollection,
+    settings: AnnotateSettings,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Generator[Progress, None, Outcome]:
+    """Write a video with the heat map laid over it for each of some videos, as `tinyhd-annotate` does.
+
+    In a grouped dataset the new videos are a slice; otherwise their paths are in a field, which the App can show
+    instead of the videos themselves (the choice "media field" of the grid and of a sample).
+
+    Args:
+        samples, is_stopped: as for `compute`.
+
+    Raises:
+        OptionError, WeightsError: the work cannot begin.
+    """
+    check_videos(samples)
+    if settings.reencode:
+        copied = yield from reencode_videos(samples, is_stopped=is_stopped)
+        if copied.cancelled:
+            return copied
+    dataset = dataset_of(samples)
+    target: _Slice | _PathField = (
+        _Slice(dataset, settings) if dataset.media_type == "group" else _PathField(dataset, settings)
+    )
+    network = tinyhd.load_model(settings.model, settings.device)
+
+    def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
+        result = tinyhd.annotate(
+            path,
+            output,
+            model=network,
+            style=settings.style,
+            colormap=settings.colormap,
+            normalize=settings.normalize,
+            overwrite=True,
+            progress=progress,
+        )
+        target.add(sample_id, output)
+        return result.frames
+
+    outcome = Outcome(settings.error_field)
+    yield from _each(
+        samples,
+        work,
+        outcome,
+        settings.name,
+        settings.output_dir,
+        is_done=target.has if settings.skip_existing else lambda _id, _path: False,
+        is_stopped=is_stopped,
+    )
+    return outcome
+
+
+def reencode_videos(
+    samples: SampleCollection,
+    output_dir: str | None = None,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Generator[Progress, None, Outcome]:
+    """Replace videos that browsers cannot play, or whose frames do not lie at a constant rate from 0 on, by copies.
+
+    The sample's `filepath` becomes that of an H.264 copy, made beside the file or in `output_dir`, and
+    `original_filepath` keeps the old one; the old file stays. Where the copy has other frames than the source, the
+    saliency of that sample is taken back, to be computed again.
+
+    Args:
+        samples, is_stopped: as for `compute`.
+    """
+    check_videos(samples)
+    videos = all_videos(dataset_of(samples))
+    runs = [Fields(run["field"]) for run in list_runs(dataset_of(samples))]
+
+    def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int | None:
+        with open_video(path) as reader:
+            info, clock = reader.info, FrameClock(reader.info)
+            for frame in reader:
+                clock.add(frame)
+        if clock.is_constant and browser_plays(info):
+            return None
+        if not clock.is_constant:
+            _check_labels(videos, sample_id, path, runs)
+        frames = reencode(path, output, overwrite=True, progress=lambda done: progress(done, info.frame_count))
+        if not clock.is_constant:
+            for fields in runs:
+                folder = forget(videos, sample_id, fields)
+                if folder:
+                    shutil.rmtree(folder, ignore_errors=True)
+        sample = videos[sample_id]
+        sample[ORIGINAL] = path
+        sample.filepath = str(output)
+        with open_video(output) as reader:
+            sample.metadata = metadata_of(reader.info, frames)
+        sample.save()
+        return frames
+
+    outcome = Outcome(REENCODE_ERROR)
+    yield from _each(samples, work, outcome, _PLAYABLE, output_dir, lambda _id, _path: False, is_stopped)
+    return outcome
+
+
+def _check_labels(videos: SampleCollection, sample_id: str, path: str, runs: list[Fields]) -> None:
+    """Refuse to change which frame is which under somebody's labels."""
+    ours = {fields.field for fields in runs}
+    view = videos.select(sample_id)
+    kept = ("id", "frame_number", "created_at", "last_modified_at")
+    for name in view.get_frame_field_schema():
+        if name not in kept and name not in ours and view.count(f"frames.{name}"):
+            raise InputError(
+                f"{Path(path).name} has labels on its frames ({name}), which its copy would show at wrong times: "
+                "re-encode it before it is labelled."
+            )
+
+
+# ---- where annotated videos go in the dataset
+
+
+class _PathField:
+    """A field with the path of a sample's annotated video."""
+
+    def __init__(self, dataset: fo.Dataset, settings: AnnotateSettings) -> None:
+        self._dataset, self._name = dataset, settings.path_field
+        if not dataset.has_sample_field(self._name):
+            dataset.add_sample_field(self._name, fo.StringField)
+        if self._name not in dataset.app_config.media_fields:
+            dataset.app_config.media_fields.append(self._name)
+            dataset.save()
+        self._known = dict(zip(*dataset.values(["id", self._name]), strict=True))
+
+    def has(self, sample_id: str, path: str) -> bool:
+        known = self._known.get(sample_id)
+        return known is not None and Path(known).is_file()
+
+    def add(self, sample_id: str, output: Path) -> None:
+        self._dataset.set_values(self._name, {sample_id: str(output)}, key_field="id")
+
+
+class _Slice:
+    """A slice of the sample's group."""
+
+    def __init__(self, dataset: fo.Dataset, settings: AnnotateSettings) -> None:
+        self._dataset, self._name = dataset, settings.name
+        self._videos = all_videos(dataset)
+        self._group = dataset.group_field
+        view = self._videos.match(fo.ViewField(f"{self._group}.name") == self._name)
+        self._known = dict(zip(*view.values([f"{self._group}.id", "filepath"]), strict=True))
+
+    def has(self, sample_id: str, path: str) -> bool:
+        group = self._videos[sample_id][self._group]
+        if group.name == self._name:
+            return True  # one of ours is among the samples
+        return group.id in self._known and Path(self._known[group.id]).is_file()
+
+    def add(self, sample_id: str, output: Path) -> None:
+        group = self._videos[sample_id][self._group]
+        if group.id not in self._known:
+            with open_video(output) as reader:
+                metadata = metadata_of(reader.info)
+            element = group.element(self._name)
+            self._dataset.add_sample(fo.Sample(filepath=str(output), metadata=metadata, **{self._group: element}))
+            self._known[group.id] = str(output)
+
+
+# ---- one file after the other
+
+
+def _each(
+    samples: SampleCollection,
+    work: Callable[[str, str, Path, Callable[[int, int | None], None]], int | None],
+    outcome: Outcome,
+    mark: str,
+    folder: str | None,
+    is_done: Callable[[str, str], bool],
+    is_stopped: Callable[[], bool],
+) -> Generator[Progress, None, None]:
+    """Make a file for each of some videos.
+
+    `work(sample id, path, output, progress)` gives the number of frames written, or None where nothing was to be done.
+    """
+    dataset, videos = dataset_of(samples), all_videos(dataset_of(samples))
+    ids, paths = samples.values(["id", "filepath"])
+    if not dataset.has_sample_field(outcome.error_field):
+        dataset.add_sample_field(outcome.error_field, fo.StringField)
+    if outcome.error_field == REENCODE_ERROR and not dataset.has_sample_field(ORIGINAL):
+        dataset.add_sample_field(ORIGINAL, fo.StringField)
+    todo = [item for item in zip(ids, paths, strict=True) if not is_done(*item)]
+    outcome.skipped = len(ids) - len(todo)
+    meter = Meter(len(todo))
+    began = time.monotonic()
+    try:
+        for sample_id, path in todo:
+            meter.begin(Path(path).name)
+            target = Path(folder) if folder else default_folder(dataset, path, mark)
+            try:
+                make_folder(target)
+                # the id keeps videos of the same name apart, also those of later runs
+                output = target.absolute() / f"{Path(path).stem}.{mark}-{sample_id[-8:]}.mp4"
+                frames = yield from _in_thread(
+                    lambda progress, s=sample_id, p=path, o=output: work(s, p, o, progress), meter, is_stopped
+                )
+            except Cancelled:
+                raise
+            except Exception as error:
+                message = outcome.note_failure(path, error)
+                videos.set_values(outcome.error_field, {sample_id: message}, key_field="id")
+            else:
+                outcome.completed += frames is not None
+                outcome.skipped += frames is None
+                outcome.frames += frames or 0
+                videos.set_values(outcome.error_field, {sample_id: None}, key_field="id")
+    except Cancelled:
+        outcome.cancelled = True
+    finally:
+        outcome.seconds = time.monotonic() - began
+
+
+def _in_thread(
+    call: Callable[[Callable[[int, int | None], None]], T], meter: Meter, is_stopped: Callable[[], bool]
+) -> Generator[Progress, None, T]:
+    """Run `call(progress)` in a thread, and yield where it is; raises `Cancelled` when it is to stop."""
+    stop = threading.Event()
+
+    def progress(done: int, total: int | None) -> None:
+        if stop.is_set():
+            raise Cancelled
+        meter.frames = total
+        meter.at(done)
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(call, progress)
+        try:
+            while not future.done():
+                wait([future], timeout=REPORT_SECONDS)
+                if is_stopped():
+                    stop.set()
+                elif meter.is_due():
+                    yield meter.progress()
+        finally:
+            stop.set()
+        return future.result()

@@ -80,4 +80,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # all is cleaned up; waiting for a model at work, and for PyTorch to be taken down, takes seconds

@@ -37,7 +37,9 @@ NORMALIZATIONS = [("Each frame", "frame"), ("Whole video", "video"), ("A fixed v
 SUFFIXES = [".mkv", ".ts", ".m2ts", ".avi", ".mov", ".webm", ".mp4", ".m4v", ".mpg", ".flv", ".wmv", ".heic", ".tiff"]
 
 QUEUE_SIZE = 8
+CAMERA = {"width": {"ideal": 1280}, "height": {"ideal": 720}}
 PRUNE_SECONDS = 60
+WARM_UP_AFTER_SECONDS = 2.0
 CACHE_SECONDS = (600, 3600)
 """How often Gradio looks for its own old files, and how old these are."""
 
@@ -322,7 +324,7 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
                         camera = gr.Video(
                             sources=["webcam"],
                             label="Record a short clip",
-                            webcam_options=gr.WebcamOptions(mirror=False),
+                            webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": CAMERA}),
                             height=220,
                             elem_id="camera",
                         )
@@ -515,10 +517,16 @@ def serving(
                 state_session_capacity=500,
             )
             store.prune_every(PRUNE_SECONDS)
-            threading.Thread(target=_warm_up, args=(page, models, model_list), name="warm up", daemon=True).start()
+            # not at once: loading PyTorch takes the computer from the page that is being opened
+            warming = threading.Timer(WARM_UP_AFTER_SECONDS, _warm_up, (page, models, model_list))
+            warming.daemon = True
+            warming.start()
             try:
                 yield address
             finally:
+                warming.cancel()
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would tell what is cut off
+                page.server.force_exit = True  # open pages keep a connection, which would be waited for
                 page.close(verbose=False)
         finally:
             store.close()

@@ -57,7 +57,9 @@ function showResult(value) {
   const same = ready && ready.original === value.original;
   const changed = !ready || ready.shown !== value.shown;
   ready = value;
-  part.panes.classList.toggle("th-single", value.style === "side-by-side");
+  const single = value.style === "side-by-side"; // the original is part of the result
+  part.panes.classList.toggle("th-single", single);
+  part.moments.classList.toggle("th-right", single);
   for (const [node, isPicture] of [[original, false], [part.originalPicture, true], [shown, false], [part.shownPicture, true]])
     show(node, isPicture === value.still);
   show(part.timed, !value.still);

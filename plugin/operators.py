@@ -13,7 +13,7 @@ from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionRunState
 from tqdm import tqdm
 
-from tinyhd.errors import TinyHDError
+from tinyhd.errors import InputError, TinyHDError
 
 from . import forms
 from .media import check_videos
@@ -278,6 +278,14 @@ def _saliency_inputs(ctx: foo.ExecutionContext, inputs: types.Object, samples: S
     from .media import default_folder
     from .runs import check_field, list_runs
 
+    problem = None
+    try:
+        settings = Settings.from_params(ctx.params)
+        check_field(ctx.dataset, settings)
+        forms.notice(inputs, "estimate", estimate(samples, settings.device, settings.stride))
+    except TinyHDError as error:
+        problem = error
+        forms.warning(inputs, "problem", str(error))
     names = types.AutocompleteView()
     for name in dict.fromkeys((*(run["field"] for run in list_runs(ctx.dataset)), DEFAULT_FIELD)):
         names.add_choice(name, label=name)
@@ -321,14 +329,9 @@ def _saliency_inputs(ctx: foo.ExecutionContext, inputs: types.Object, samples: S
         )
     inputs.bool("skip_existing", default=True, label="Skip videos that are done")
     inputs.bool("skip_failures", default=False, label="Skip videos that failed before")
-    try:
-        settings = Settings.from_params(ctx.params)
-        check_field(ctx.dataset, settings)
-        forms.notice(inputs, "estimate", estimate(samples, settings.device, settings.stride))
-    except TinyHDError as error:
-        prop = model if "model" in str(error) and "field" not in str(error) else field
-        prop.invalid, prop.error_message = True, str(error)
-        forms.warning(inputs, "problem", str(error))
+    if problem:
+        prop = model if isinstance(problem, InputError) else field
+        prop.invalid, prop.error_message = True, str(problem)
 
 
 class _DelegatedOperation:

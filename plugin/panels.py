@@ -66,9 +66,10 @@ class SaliencyOverTime(foo.Panel):
             )
         # a line through all plots, on an axis of its own; playing the video moves it
         cursor = {"type": "scatter", "mode": "lines", "x": [1, 1], "y": [0, 1], "yaxis": "y9", "hoverinfo": "skip"}
-        ctx.panel.set_data("plot", [*traces, cursor | {"line": {"color": _CURSOR, "width": 1}}])
+        plot = [*traces, cursor | {"line": {"color": _CURSOR, "width": 1}}]
         frames = [[number, number] for number in range(numbers[-1] + 1)]
-        ctx.panel.set_data("frame_data", {"frames": frames, "signature": f"{ctx.current_sample}/{field}"})
+        loader = {"frames": frames, "signature": f"{ctx.current_sample}/{field}"}
+        ctx.panel.set_data({"plot": plot, "frame_data": loader})  # at once: the App would lose the first of two
 
     def on_change_current_sample(self, ctx: foo.ExecutionContext) -> None:
         self.on_load(ctx)
@@ -105,7 +106,7 @@ class SaliencyOverTime(foo.Panel):
                 "title": {"text": _NUMBERS[name], "font": {"size": 11}},
                 "rangemode": "tozero" if name == "peak_speed" else "normal",
             }
-        panel.plot("plot", layout=layout, height=100, width=100)
+        panel.plot("plot", layout=layout, height="70vh", width="100%")
         return types.Property(panel, view=types.GridView(height=100, width=100, orientation="vertical"))
 
 
@@ -228,7 +229,7 @@ class SaliencyOverview(foo.Panel):
         for name, label in _NUMBERS.items():
             numbers.add_choice(name, label=label)
         choice.enum(
-            "number", numbers.values(), default="entropy_bits", view=numbers, label="", on_change=self.on_choose
+            "number", numbers.values(), default="entropy_bits", view=numbers, label="Number", on_change=self.on_choose
         )
         panel.define_property("choice", choice, view=types.GridView(orientation="horizontal", gap=2))
         label = _NUMBERS[shown.get("number", "entropy_bits")]
@@ -238,7 +239,7 @@ class SaliencyOverview(foo.Panel):
             "yaxis": {"title": {"text": "Videos"}},
             "bargap": 0.05,
         }
-        panel.plot("histogram", layout=layout, on_click=self.on_bar, height=35, width=100)
+        panel.plot("histogram", layout=layout, on_click=self.on_bar, height="30vh", width="100%")
         panel.btn("all", label="Show all videos", on_click=self.on_all, variant="outlined")
         for name, title, handler in (
             ("lowest", f"Lowest: {label}", self.on_lowest),
@@ -256,4 +257,4 @@ class SaliencyOverview(foo.Panel):
         runs.add_row_action("delete", on_click=self.on_delete, label="Delete", icon="delete", tooltip="Delete")
         panel.list("runs", types.Object(), view=runs)
         panel.btn("refresh", label="Refresh", on_click=self.on_refresh, icon="refresh")
-        return types.Property(panel, view=types.GridView(width=100, orientation="vertical", gap=2, padding=1))
+        return types.Property(panel, view=types.GridView(orientation="vertical", gap=2))

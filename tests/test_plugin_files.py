@@ -291,16 +291,18 @@ def test_zoo_model(
         assert column / levels.shape[1] == pytest.approx(peak_column / 256, abs=0.03)
 
 
-def test_install_from_a_release_archive(
-    fiftyone_environment: dict[str, str], server: tuple[Path, str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("how", ["release archive", "folder"])
+def test_install(how: str, fiftyone_environment: dict[str, str], server: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = server
     release_archive(folder)
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     env = environ(fiftyone_environment | {"FIFTYONE_PLUGINS_DIR": str(plugins)})
-    program = [sys.executable, "-c", "from fiftyone.core.cli import main; main()", "plugins"]
-    subprocess.run([*program, "download", f"{address}/tinyhd-0.1.0.zip"], env=env, check=True, timeout=180)
+    if how == "folder":
+        env["FIFTYONE_PLUGINS_DIR"] = str(PLUGIN_FOLDER)
+    else:
+        program = [sys.executable, "-c", "from fiftyone.core.cli import main; main()", "plugins"]
+        subprocess.run([*program, "download", f"{address}/tinyhd-0.1.0.zip"], env=env, check=True, timeout=180)
     code = (
         "import fiftyone.operators as foo, fiftyone.plugins as fop;"
         "[plugin] = [p for p in fop.list_plugins(builtin=False)];"

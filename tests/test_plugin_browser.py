@@ -1,0 +1,191 @@
+"""The FiftyOne plugin in the real App, in a real browser."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import av
+import makers
+import numpy as np
+import pytest
+from conftest import skip_or_fail
+from plugin_database import environ
+
+pytest_plugins = ["plugin_database"]
+
+COUNT = 25
+WIDTH, HEIGHT = 480, 270
+WAIT_MS = 120_000  # for anything in the browser: test machines may be busy
+DISC, GREY = np.array((250, 40, 40)), 110
+
+
+@pytest.fixture
+def app(fo: ModuleType, fiftyone_environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """The address of an App server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "fiftyone.server.main", "--address", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environ(fiftyone_environment), stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{address}/fiftyone", server, tmp_path / "server.log")
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"the App's server does not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def page(app: str) -> Iterator[Any]:
+    """A page of Debian's Chromium; requests to other machines are noted in `page.foreign`."""
+    sync_api = pytest.importorskip("playwright.sync_api") if not os.environ.get("TINYHD_REQUIRE_ALL") else None
+    if sync_api is None:
+        from playwright import sync_api
+    program = os.environ.get("TINYHD_CHROMIUM") or shutil.which("chromium")
+    if not program:
+        skip_or_fail("no chromium: apt-get install chromium, or name one with TINYHD_CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=arguments)
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(WAIT_MS)
+        page.foreign = []
+
+        def route(route: Any) -> None:
+            if "://127.0.0.1" in route.request.url:
+                route.continue_()
+            else:
+                page.foreign.append(route.request.url)
+                route.abort()
+
+        page.route("**/*", route)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def keep(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, str], Path]:
+    """Keeps screenshots, in the folder that TINYHD_ARTEFACTS names."""
+    named = os.environ.get("TINYHD_ARTEFACTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(target: Any, name: str) -> Path:
+        path = folder / f"plugin-{name}.png"
+        target.screenshot(path=str(path))
+        return path
+
+    return keep
+
+
+def spot(rgb: np.ndarray, position: int) -> np.ndarray:
+    """A grey picture with a red disc, which attention goes to."""
+    y, x = np.mgrid[: rgb.shape[0], : rgb.shape[1]]
+    inside = (x - 0.25 * WIDTH) ** 2 + (y - 0.35 * HEIGHT) ** 2 < (0.13 * HEIGHT) ** 2
+    picture = np.full_like(rgb, GREY)
+    picture[inside] = DISC
+    return picture
+
+
+def pixels(path: Path) -> np.ndarray:
+    """A PNG as int RGB (H, W, 3)."""
+    with av.open(str(path)) as picture:
+        return next(picture.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+
+
+def video_area(canvas: np.ndarray) -> np.ndarray:
+    """The part of the viewer's canvas that the grey video fills, without the bars above and below; averaged over blocks
+    of 8x8 pixels, as the viewer moves it by a pixel or two now and then."""
+    grey = np.flatnonzero(np.abs(np.median(canvas.mean(2), axis=1) - GREY) < 10)
+    area = canvas[grey[0] : grey[-1] + 1]
+    rows, columns = area.shape[0] // 8, area.shape[1] // 8
+    return area[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8, 3).mean((1, 3))
+
+
+def test_heat_maps_in_the_app(
+    fo: ModuleType, make_dataset: Any, page: Any, app: str, keep: Callable[[Any, str], Path], tmp_path: Path
+) -> None:
+    paths = [
+        makers.make_video(tmp_path / f"{name}.mp4", COUNT, width=WIDTH, height=HEIGHT, transform=spot) for name in "ab"
+    ]
+    dataset = make_dataset(*paths)
+    dataset.persistent = True
+    page.goto(f"{app}/datasets/{dataset.name}")
+    page.locator('[data-cy="looker"]').first.wait_for()
+    page.get_by_text("Dismiss").click()  # an advertisement
+
+    # the form, from the list of operators
+    page.keyboard.press("Backquote")
+    page.locator('[data-cy="operators-browser"] input').fill("saliency")
+    page.locator('[data-cy="operators-browser"]').get_by_text("Compute saliency").first.click()
+    form = page.locator('[data-cy="operators-prompt-modal"]')
+    form.get_by_text("2 videos, about 50 frames").wait_for()
+    keep(page, "form")
+    form.get_by_role("button", name="Execute").click()
+    page.get_by_text("2 videos done").first.wait_for()
+    keep(page, "done")
+    dataset.reload()
+    assert dataset.values("saliency_stats.frame_count") == [COUNT, COUNT]
+    assert dataset.list_runs() == ["saliency"]
+    page.keyboard.press("Escape")
+
+    # a sample: the heat map is drawn on the frame, brightest where the map is
+    page.locator('[data-cy="looker"]').first.click()
+    modal = page.locator('[data-cy="modal"]')
+    canvas = modal.locator("canvas[canvas-loaded=true]")
+    canvas.wait_for()
+    heat = dataset.first().frames[1].saliency
+
+    def seen(name: str, wanted: Callable[[float], bool]) -> np.ndarray:
+        """The video as it is seen, once its colour at the map's peak differs from the disc's as wanted."""
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while True:
+            area = video_area(pixels(keep(canvas, name)))
+            at_peak = area[int(heat.peak_y * area.shape[0]), int(heat.peak_x * area.shape[1])]
+            difference = float(np.abs(at_peak - DISC).max())
+            if wanted(difference):
+                return area
+            assert time.monotonic() < deadline, f"the colour at the peak is {at_peak} ({name})"
+            time.sleep(0.5)
+
+    with_map = seen("with-heat-map", lambda difference: difference > 60)
+    modal.locator('[data-cy="checkbox-frames.saliency"]').first.click()
+    without_map = seen("without-heat-map", lambda difference: difference < 30)
+    rows = min(len(with_map), len(without_map))
+    change = np.abs(with_map[:rows] - without_map[:rows]).sum(2)
+    rows, columns = np.nonzero(change > 0.8 * change.max())
+    assert columns.mean() / change.shape[1] == pytest.approx(heat.peak_x, abs=0.04)
+    assert rows.mean() / change.shape[0] == pytest.approx(heat.peak_y, abs=0.06)
+    assert change[:, int(0.7 * change.shape[1]) :].mean() < 0.05 * change.max()
+
+    # attention over time, in the panel beside it
+    modal.locator('[data-cy="panel-tab-saliency_over_time"]').click()
+    lines = modal.locator(".js-plotly-plot .scatterlayer .trace")
+    lines.nth(3).wait_for(state="attached")
+    assert lines.count() == 4  # three numbers and the current frame
+    keep(page, "over-time")

@@ -77,7 +77,8 @@ def test_limits_say_what_is_wrong(tmp_path):
         Limits(pixels=1000).check_video(probe(video))
 
 
-def test_limit_of_frames_holds_whatever_the_header_says(store, tmp_path):
+def test_limit_of_frames_holds_whatever_the_header_says(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Limits, "check_video", lambda self, info: None)
     video = make_video(tmp_path / "x.mkv", 24)
     limits = Limits(seconds=10, frame_rate=1)
     assert limits.frames == 10

@@ -183,6 +183,15 @@ def test_nothing_is_fetched_for_clients(served, client):
         assert status_of(f"{address}gradio_api/{path}") == 403, path
 
 
+def test_the_page_forbids_browsers_to_load_from_elsewhere(served):
+    with urllib.request.urlopen(served[0]) as response:
+        policy, page = response.headers["Content-Security-Policy"], response.read().decode()
+    assert "default-src 'self'" in policy
+    assert "http:" not in policy
+    assert "https:" not in policy
+    assert not re.search(r"""<(?:meta|link|script|img)\b[^>]*["']https?://""", page)
+
+
 def test_unknown_jobs_are_refused(client):
     for name in ("", "../../etc", "x" * 24):
         with pytest.raises(Exception, match="no longer kept"):

@@ -1,6 +1,7 @@
 """Fixtures that every test file may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,11 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         skip_or_fail("no reference data: set TINYHD_SHARED to the folder that holds golden/, weights/ and data/")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Converted networks are kept for this run of the tests only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYHD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

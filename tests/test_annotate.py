@@ -364,7 +364,7 @@ def test_progress_counts_to_the_end(tmp_path: Path, normalize: str) -> None:
 @pytest.mark.parametrize("normalize", ["frame", "video"])
 def test_memory_stays_flat(tmp_path: Path, normalize: str) -> None:
     peaks = []
-    for count in (24, 96):
+    for count in (72, 216):  # the first is more than all queues hold
         numbers = list(itertools.islice(itertools.cycle(range(40)), count))
         source = make_video(tmp_path / f"{count}.mp4", numbers, width=64, height=48)
         tracemalloc.start()

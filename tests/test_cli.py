@@ -18,7 +18,7 @@ from makers import read_barcode
 from stub_model import GreyModel
 
 import tinyhd
-from tinyhd import cli, clips, encode, overlay, predict
+from tinyhd import backends, cli, clips, encode, overlay, predict
 from tinyhd.cli import main
 from tinyhd.errors import InputError
 from tinyhd.files import distinct_stems, expand_inputs
@@ -87,7 +87,8 @@ def test_every_flag_is_an_argument_of_annotate(folder: Path, monkeypatch: pytest
     arguments = (
         "in.mp4 -o out.mp4 --style heatmap --colormap viridis --opacity 0.3 --normalize none --codec hevc --crf 30 "
         "--preset fast --start 1:02.5 --end 2:00:00 --precision bfloat16 --windowing published --overlap 3 --no-cuts "
-        "--save-maps maps.npz --stats stats.csv --regions regions.json --overwrite --model m --device cpu"
+        "--save-maps maps.npz --stats stats.csv --regions regions.json --overwrite --model m --device cpu "
+        "--backend onnxruntime --batch-size 2"
     )
     assert main(arguments.split()) == 1
     progress = given.pop("progress")
@@ -107,6 +108,8 @@ def test_every_flag_is_an_argument_of_annotate(folder: Path, monkeypatch: pytest
         "start": Fraction("62.5"),
         "end": Fraction(7200),
         "precision": "bfloat16",
+        "backend": "onnxruntime",
+        "batch_size": 2,
         "windowing": "published",
         "overlap": 3,
         "cuts": False,
@@ -128,6 +131,7 @@ def test_choices_are_those_of_the_modules() -> None:
     assert overlay.STYLES == cli.STYLES
     assert overlay.NORMALIZATIONS == cli.NORMALIZATIONS
     assert set(cli.PRECISIONS) == set(predict.PRECISIONS)
+    assert cli.BACKENDS == backends.BACKENDS
     assert clips.WINDOWINGS == cli.WINDOWINGS
 
 
@@ -422,7 +426,7 @@ class Slow(GreyModel):
     def __call__(self, clips):
         if self.clips and "--slow" in sys.argv:
             pathlib.Path("started").touch()
-            time.sleep(300)
+            time.sleep(3)
         return super().__call__(clips)
 
 tinyhd.weights.load_model = lambda *_: Slow()
@@ -431,7 +435,7 @@ sys.exit(main([a for a in sys.argv[1:] if a != "--slow"]))
 
 
 def start(folder: Path, arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, with the stub model; `--slow` makes that wait after its first clip."""
+    """The command in a process of its own, with the stub model; `--slow` makes that take 3 s a clip."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     return subprocess.Popen([sys.executable, "-c", _CHILD, *arguments], cwd=folder, env=environment, **options)
 

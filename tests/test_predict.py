@@ -1,5 +1,6 @@
 """tinyhd.predict: preprocessing, and one map per frame whatever the video, with made frames and with the real thing."""
 
+import copy
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -274,6 +275,7 @@ def test_errors_of_the_source_come_through() -> None:
         (1, {"overlap": 4}, "overlap"),
         (16, {"batch_size": 0}, "1 or more"),
         (16, {"precision": "bfloat16"}, "PyTorch"),
+        (16, {"backend": "openvino"}, "PyTorch"),
     ],
 )
 def test_wrong_options_are_told_at_once(maps_per_clip: int, options: dict[str, Any], match: str) -> None:
@@ -294,8 +296,8 @@ def test_precisions(small_model: TinyHD) -> None:
         TorchMaps(small_model, "float64")
     with pytest.raises(OptionError, match="GPU"):
         TorchMaps(small_model, "float16")
-    full = np.stack([p.map for p in predict_frames(made(16), small_model)])
-    half = np.stack([p.map for p in predict_frames(made(16), small_model, precision="bfloat16")])
+    full = np.stack([p.map for p in predict_frames(made(16), small_model, backend="torch")])
+    half = np.stack([p.map for p in predict_frames(made(16), small_model, backend="torch", precision="bfloat16")])
     assert half.dtype == np.float32
     assert not np.array_equal(full, half)
     np.testing.assert_allclose(half, full, atol=0.02)
@@ -308,22 +310,24 @@ def test_precisions(small_model: TinyHD) -> None:
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
-def test_out_of_memory(small_model: TinyHD, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_out_of_memory(small_model: TinyHD, error: Exception) -> None:
     def fail(_: Tensor) -> None:
         raise error
 
-    monkeypatch.setattr(small_model, "forward", fail)
+    small_model = copy.deepcopy(small_model)
+    small_model.forward = fail  # type: ignore[assignment]
     with pytest.raises(OptionError, match="batches of 2 clips; use a smaller batch size"):
-        list(predict_frames(made(40), small_model, batch_size=2))
+        list(predict_frames(made(40), small_model, batch_size=2, backend="torch"))
 
 
-def test_other_errors_are_not_hidden(small_model: TinyHD, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_hidden(small_model: TinyHD) -> None:
     def fail(_: Tensor) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(small_model, "forward", fail)
+    small_model = copy.deepcopy(small_model)
+    small_model.forward = fail  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="a bug"):
-        list(predict_frames(made(40), small_model))
+        list(predict_frames(made(40), small_model, backend="torch"))
 
 
 # ---- files

@@ -35,6 +35,7 @@ STYLES = ("overlay", "heatmap", "side-by-side", "spotlight")
 NORMALIZATIONS = ("frame", "video", "none")
 PRECISIONS = ("float32", "bfloat16", "float16")
 WINDOWINGS = ("crossfade", "published")
+BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
 
 _PROGRESS_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -139,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help="a name of --list-models or a file (.safetensors, or a published .pth)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     add("--precision", default="float32", choices=PRECISIONS, help="default: float32")
+    add("--backend", default="auto", choices=BACKENDS, help="what computes; auto (default): OpenVINO on CPUs")
+    add("--batch-size", type=int, metavar="N", help="windows that are computed at once (default: 1 for M, 4 for S)")
     add(
         "--windowing",
         default="crossfade",
@@ -207,6 +210,8 @@ def _annotate_one(file: Path, names: "_OutputNames", model: Any, options: argpar
             names.output(file),
             model=model,
             precision=options.precision,
+            backend=options.backend,
+            batch_size=options.batch_size,
             style=options.style,
             colormap=options.colormap,
             opacity=options.opacity,

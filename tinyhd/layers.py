@@ -23,10 +23,11 @@ def from_frames(x: Tensor, clips: int) -> Tensor:
 
 
 class FrameConv3d(nn.Conv3d):
-    """`nn.Conv3d` without bias, computed as 2-D convolutions over frames, one for each temporal tap.
+    """`nn.Conv3d`, computed as 2-D convolutions over frames, one for each temporal tap.
 
-    Same weights and, but for the order of float additions, the same result. `plain = True` computes it as
-    PyTorch's own 3-D convolution instead: the baseline of the benchmark.
+    Same weights (without bias, until BatchNorm is folded in) and, but for the order of float additions, the same
+    result. `plain = True` computes it as PyTorch's own 3-D convolution instead, which is faster where nothing is
+    trained.
     """
 
     plain = False
@@ -62,7 +63,8 @@ class FrameConv3d(nn.Conv3d):
                 continue
             start = first * stride - padding + tap
             part = x[:, :, start : start + (last - first) * stride + 1 : stride]
-            y = F.conv2d(to_frames(part), self.weight[:, :, tap], None, stride_hw, padding_hw, 1, self.groups)
+            bias = self.bias if result is None else None
+            y = F.conv2d(to_frames(part), self.weight[:, :, tap], bias, stride_hw, padding_hw, 1, self.groups)
             y = from_frames(y, clips)
             if result is None:
                 result = y

@@ -20,6 +20,7 @@ from tinyhd.files import MARK, PendingOutput, cannot_write, check_suffix, check_
 from tinyhd.maps import MapSpool, is_folder_name, open_maps_writer
 from tinyhd.model import MAP_HEIGHT, MAP_WIDTH, TinyHD, TinyHDConfig
 from tinyhd.overlay import DEFAULT_COLORMAP, NORMALIZATIONS, Overlay, SmoothedRange, normalize_map
+from tinyhd.parallel import ahead
 from tinyhd.predict import MapsFunction, Prediction, predict_video
 from tinyhd.stats import Region, StatsComputer, StatsWriter, read_regions
 from tinyhd.video import Frame, VideoInfo, VideoReader, open_video
@@ -28,6 +29,8 @@ from tinyhd.weights import load_model
 T = TypeVar("T")
 Name = str | os.PathLike[str]
 _Sink = Callable[[Frame, np.ndarray], None]
+_PREDICT_AHEAD = 12
+"""Frames with maps that may wait to be drawn: those of about one window."""
 Progress = Callable[[int, int | None], None]
 """Called with (frames done, frames in all or None where that is not known); normalising by video counts each twice."""
 
@@ -55,6 +58,8 @@ def annotate(
     model: Name | TinyHD | MapsFunction | None = None,
     device: str = "auto",
     precision: str = "float32",
+    backend: str = "auto",
+    batch_size: int | None = None,
     style: str = "overlay",
     colormap: str = DEFAULT_COLORMAP,
     opacity: float | None = None,
@@ -82,15 +87,15 @@ def annotate(
         input: a video, animation or picture.
         output: .mp4, .m4v or .mov (.png for a picture); None: `input.saliency.mp4` beside the input.
         model: a name or path for `load_model`, or what that returned; None: the model that comes with the package.
-        device, precision: what computes, where `model` is a name: auto, cpu, cuda, cuda:N or mps; float32, bfloat16 or
-            float16.
+        device: what computes, where `model` is a name: auto, cpu, cuda, cuda:N or mps.
+        precision, backend: see `backends.open_backend`; for a `TinyHD` or a name.
         style: overlay, heatmap, side-by-side or spotlight.
         colormap, opacity: see `Overlay`.
         normalize: what is drawn as full attention: the frame's own maximum, smoothed over about a second (frame), that
             of the whole video (video; takes two passes over the file), or a value kept with the model (none).
         codec, encoder, crf, preset: see `EncoderSettings`.
         start, end: only this part, seconds after the container's start. The output starts at 0.
-        windowing, overlap, cuts: see `predict_frames`.
+        windowing, overlap, cuts, batch_size: see `predict_frames`.
         save_maps: keep the maps there; see `open_maps_writer`.
         stats: write `FrameStats` there, .csv or .jsonl.
         regions: for `stats`: a file for `read_regions`, or regions.
@@ -123,9 +128,18 @@ def annotate(
         if stats is not None:
             outputs.write_stats(stats, places)
         network = load_model(model, device) if model is None or isinstance(model, str | os.PathLike) else model
-        predictions = predict_video(
-            reader, network, windowing=windowing, overlap=overlap, cuts=cuts, precision=precision
+        predicted = predict_video(
+            reader,
+            network,
+            windowing=windowing,
+            overlap=overlap,
+            cuts=cuts,
+            batch_size=batch_size,
+            precision=precision,
+            backend=backend,
         )
+        # reading and the model have a thread each; drawing and writing stay in this one
+        predictions: Iterator[Prediction] = stack.enter_context(contextlib.closing(ahead(predicted, _PREDICT_AHEAD)))
 
         two_passes = normalize == "video" and not info.is_still
         count = _Counter(progress, _expected_frames(info, start, end), passes=2 if two_passes else 1)
@@ -197,7 +211,8 @@ def _scaled_by_frame(predictions: Iterable[Prediction]) -> Iterator[tuple[Frame,
 
 
 def _scaled_fixed(predictions: Iterable[Prediction], network: object) -> Iterator[tuple[Frame, np.ndarray]]:
-    scale = network.config.display_scale if isinstance(network, TinyHD) else TinyHDConfig.display_scale
+    config = getattr(network, "config", None)
+    scale = config.display_scale if isinstance(config, TinyHDConfig) else TinyHDConfig.display_scale
     for frame, saliency, _ in predictions:
         yield frame, normalize_map(saliency, (0.0, scale))
 

@@ -2,24 +2,32 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import lru_cache
 from os import PathLike
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tinyhd.backends import PRECISIONS as PRECISIONS
+from tinyhd.backends import MapsFunction, open_backend
+from tinyhd.backends import TorchMaps as TorchMaps
 from tinyhd.clips import DEFAULT_OVERLAP, Window, Windowing
 from tinyhd.cuts import THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH, mark_cuts
 from tinyhd.errors import OptionError
 from tinyhd.model import CLIP_LENGTH, IMAGENET_MEAN, IMAGENET_STD, MAP_HEIGHT, MAP_WIDTH, TinyHD
+from tinyhd.parallel import ahead
 from tinyhd.video import Frame, VideoReader, open_video
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_READ_AHEAD = 12
+"""Frames that a video's reader may be ahead of the model."""
 
-
+# for a line of RGB samples: 8-bit levels * _SCALE - _OFFSET are normalised
+_SCALE: np.ndarray = np.tile(1 / (255 * np.array(IMAGENET_STD, np.float32)), MAP_WIDTH)
+_OFFSET: np.ndarray = np.tile(np.array(IMAGENET_MEAN, np.float32) / np.array(IMAGENET_STD, np.float32), MAP_WIDTH)
 _LUMA_OF_NORMALISED = np.array((0.299, 0.587, 0.114)) * IMAGENET_STD * 255
 
 
@@ -31,50 +39,6 @@ class Prediction(NamedTuple):
     """float32 (192, 256), what the model gives: larger means more attention, meaningful up to scale."""
     is_cut: bool
     """Whether a new shot starts here (never at the first frame, nor where cuts are not looked for)."""
-
-
-class MapsFunction(Protocol):
-    """Whatever computes the maps of clips: `TorchMaps`, or another runtime."""
-
-    maps_per_clip: int
-    """16, or 1 that belongs to the clip's last frame."""
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Normalised frames, float32 (N, 3, 16, 192, 256) in main memory -> maps, float (N, maps_per_clip, H, W), on
-        any device; H and W may be smaller than the frames."""
-
-
-class TorchMaps:
-    """A TinyHD as `MapsFunction`, on the device where the model lives.
-
-    Raises:
-        OptionError: an unknown precision, or one that the device cannot do; when called, memory has run out.
-    """
-
-    def __init__(self, model: TinyHD, precision: str = "float32") -> None:
-        if precision not in PRECISIONS:
-            raise OptionError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
-        self.model = model.eval()
-        self.device = next(model.parameters()).device
-        if precision == "float16" and self.device.type == "cpu":
-            raise OptionError("precision float16 is for GPUs; on a CPU use float32 or bfloat16.")
-        self.dtype = PRECISIONS[precision]
-        self.maps_per_clip = model.config.maps_per_clip
-
-    @torch.inference_mode()
-    def __call__(self, clips: Tensor) -> Tensor:
-        """See `MapsFunction`; the maps are float32 on the model's device."""
-        try:
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                maps: Tensor = self.model(clips.to(self.device, non_blocking=True)).fused
-            return maps.float()
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise OptionError(
-                    f"device {self.device} has too little memory for batches of {len(clips)} clips; "
-                    "use a smaller batch size or another device."
-                ) from error
-            raise
 
 
 def preprocess(rgb: np.ndarray) -> Tensor:
@@ -94,13 +58,18 @@ def preprocess(rgb: np.ndarray) -> Tensor:
     columns, column_weight = _taps(width, MAP_WIDTH)
     samples = (columns[:, None] * 3 + np.arange(3)).ravel()
     taps = np.take(np.take(rgb.reshape(height, -1), rows, axis=0), samples, axis=1).astype(np.float32)
-    upper, lower = taps.reshape(2, MAP_HEIGHT, -1)
-    lines = upper + (lower - upper) * row_weight[:, None]
-    left, right = np.moveaxis(lines.reshape(MAP_HEIGHT, 2, MAP_WIDTH, 3), 1, 0)
-    image = left + (right - left) * column_weight[:, None]
-    std = np.array(IMAGENET_STD, np.float32)
-    image = image * (1 / (255 * std)) - np.array(IMAGENET_MEAN, np.float32) / std
-    return torch.from_numpy(image).permute(2, 0, 1)
+    # in place, and along whole lines of samples: this runs for every frame
+    image, lower = taps.reshape(2, MAP_HEIGHT, -1)
+    lower -= image
+    lower *= row_weight[:, None]
+    image += lower
+    image, right = image[:, : 3 * MAP_WIDTH], image[:, 3 * MAP_WIDTH :]
+    right -= image
+    right *= column_weight.repeat(3)
+    image = image + right
+    image *= _SCALE
+    image -= _OFFSET
+    return torch.from_numpy(image.reshape(MAP_HEIGHT, MAP_WIDTH, 3)).permute(2, 0, 1)
 
 
 def thumbnail(image: Tensor) -> np.ndarray:
@@ -128,10 +97,11 @@ def predict_video(
     cuts: bool = True,
     batch_size: int | None = None,
     precision: str = "float32",
+    backend: str = "auto",
     start: float | None = None,
     end: float | None = None,
 ) -> Iterator[Prediction]:
-    """One prediction for each decoded frame of a video or picture, in order, while it is being read.
+    """One prediction for each decoded frame of a video or picture, in order, while it is being read by a thread.
 
     Args:
         source: a path, or an open reader, which is read to its end.
@@ -142,8 +112,8 @@ def predict_video(
     Raises:
         InputError: the file cannot be read.
     """
-    maps = _maps_function(model, precision)
-    options = (maps, _windowing(maps, windowing, overlap), cuts, _batch_size(maps, batch_size))
+    maps = _maps_function(model, precision, backend)
+    options = (maps, _windowing(maps, windowing, overlap), cuts, _batch_size(maps, batch_size), _READ_AHEAD)
     if isinstance(source, VideoReader):
         if start is not None or end is not None:
             raise OptionError("start and end are for a path; open the reader with them instead.")
@@ -165,6 +135,7 @@ def predict_frames(
     cuts: bool = True,
     batch_size: int | None = None,
     precision: str = "float32",
+    backend: str = "auto",
 ) -> Iterator[Prediction]:
     """One prediction for each frame, in order, lazily: frames are held only until their map is there, 16 to 20 of them
     with the default windowing and batch size.
@@ -179,20 +150,20 @@ def predict_frames(
         overlap: frames that neighbouring windows share, for M with crossfade; None: `clips.DEFAULT_OVERLAP`.
         cuts: look for shot cuts, and start over at each.
         batch_size: windows that are computed at once; None: 1 for M, 4 for S. More holds more frames in memory.
-        precision: float32, bfloat16 or float16, by autocast.
+        precision, backend: of the arithmetic, and what computes; see `backends.open_backend`.
 
     Raises:
         OptionError: a value that is not allowed, or memory has run out.
     """
-    maps = _maps_function(model, precision)
-    return _predict(frames, maps, _windowing(maps, windowing, overlap), cuts, _batch_size(maps, batch_size))
+    maps = _maps_function(model, precision, backend)
+    return _predict(frames, maps, _windowing(maps, windowing, overlap), cuts, _batch_size(maps, batch_size), 0)
 
 
-def _maps_function(model: TinyHD | MapsFunction, precision: str) -> MapsFunction:
+def _maps_function(model: TinyHD | MapsFunction, precision: str, backend: str) -> MapsFunction:
     if isinstance(model, TinyHD):
-        return TorchMaps(model, precision)
-    if precision != "float32":
-        raise OptionError(f"precision {precision} is for PyTorch models; this one has its own.")
+        return open_backend(model, backend, precision)
+    if precision != "float32" or backend != "auto":
+        raise OptionError("precision and backend are for PyTorch models; this one has its own.")
     return model
 
 
@@ -211,23 +182,24 @@ def _batch_size(maps: MapsFunction, batch_size: int | None) -> int:
 
 
 def _predict(
-    frames: Iterable[Frame], maps: MapsFunction, windowing: Windowing, cuts: bool, batch_size: int
+    frames: Iterable[Frame], maps: MapsFunction, windowing: Windowing, cuts: bool, batch_size: int, read_ahead: int
 ) -> Iterator[Prediction]:
     prepared = ((frame, preprocess(frame.to_rgb())) for frame in frames)
-    marked = mark_cuts(prepared, lambda item: thumbnail(item[1])) if cuts else ((item, False) for item in prepared)
-    queue: deque[_Job] = deque()
-    shot = _Shot(windowing)
-    for (frame, image), is_cut in marked:
-        if is_cut:
-            queue.extend(shot.jobs(complete=True))
-            shot = _Shot(windowing)
-        shot.append(frame, image, is_cut)
-        queue.extend(shot.jobs(complete=False))
-        while len(queue) >= batch_size:
-            yield from _run(maps, [queue.popleft() for _ in range(batch_size)])
-    queue.extend(shot.jobs(complete=True))
-    while queue:
-        yield from _run(maps, [queue.popleft() for _ in range(min(batch_size, len(queue)))])
+    with closing(ahead(prepared, read_ahead) if read_ahead else prepared) as prepared:
+        marked = mark_cuts(prepared, lambda item: thumbnail(item[1])) if cuts else ((item, False) for item in prepared)
+        queue: deque[_Job] = deque()
+        shot = _Shot(windowing)
+        for (frame, image), is_cut in marked:
+            if is_cut:
+                queue.extend(shot.jobs(complete=True))
+                shot = _Shot(windowing)
+            shot.append(frame, image, is_cut)
+            queue.extend(shot.jobs(complete=False))
+            while len(queue) >= batch_size:
+                yield from _run(maps, [queue.popleft() for _ in range(batch_size)])
+        queue.extend(shot.jobs(complete=True))
+        while queue:
+            yield from _run(maps, [queue.popleft() for _ in range(min(batch_size, len(queue)))])
 
 
 class _Job(NamedTuple):

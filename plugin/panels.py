@@ -96,8 +96,9 @@ class SaliencyOverTime(foo.Panel):
         panel.obj("frame_data", view=types.FrameLoaderView(on_load_range=self.on_load_range, target="plot[3].x"))
         layout: dict[str, Any] = {
             "margin": {"l": 60, "r": 15, "t": 10, "b": 40},
-            "xaxis": {"title": {"text": "Frame"}, "rangemode": "tozero"},
-            "yaxis9": {"overlaying": "y", "domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True},
+            "plot_bgcolor": "rgba(0, 0, 0, 0)",  # or the cursor's plot would cover the others
+            "xaxis": {"title": {"text": "Frame"}, "rangemode": "tozero", "anchor": _axis(len(_OVER_TIME) - 1)},
+            "yaxis9": {"domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True},
         }
         height = 1 / len(_OVER_TIME)
         for k, name in enumerate(_OVER_TIME):

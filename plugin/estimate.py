@@ -18,10 +18,10 @@ _PROBED = 8
 """Files that are looked into where the dataset does not say how long its videos are."""
 
 _BYTES_PER_PIXEL = 0.2
-"""Of a map's PNG, measured on photographed and animated videos."""
+"""Of a map's PNG, measured on maps of Big Buck Bunny."""
 
-_BYTES_PER_FRAME = 600
-"""Of the database, measured over 20,000 frames."""
+_BYTES_PER_FRAME = 450
+"""Of the database, measured with tests/plugin_scale.py."""
 
 
 def estimate(samples: SampleCollection, device: str, stride: int) -> str:
@@ -84,7 +84,7 @@ def _frames_per_second(device: str) -> float:
 
 
 _REST_SECONDS = 0.02
-"""A frame's decoding, numbers and map file, measured at 640x360."""
+"""A frame's decoding, numbers and map file: a rough value for a common computer."""
 
 
 def _rounded(number: float) -> int:

@@ -105,10 +105,10 @@ class Models:
         models that are here without being fetched."""
         import torch
 
-        from tinyhd.predict import TorchMaps
+        from tinyhd.backends import open_backend
         from tinyhd.weights import MODELS, cache_folder
 
-        TorchMaps(self.get(DEFAULT_MODEL))(torch.zeros(1, 3, 16, *MAP_SHAPE))
+        open_backend(self.get(DEFAULT_MODEL))(torch.zeros(1, 3, 16, *MAP_SHAPE))
         return [name for name, info in MODELS.items() if info.url is None or (cache_folder() / info.file).is_file()]
 
 

@@ -72,9 +72,9 @@ def _frames_per_second(device: str) -> float:
     """Of the model that comes with tinyhd, measured here and now."""
     import torch
 
-    from tinyhd.predict import TorchMaps
+    from tinyhd.backends import open_backend
 
-    maps = TorchMaps(tinyhd.load_model(device=device))
+    maps = open_backend(tinyhd.load_model(device=device))
     clip = torch.zeros(1, 3, CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH)
     maps(clip)
     began = time.perf_counter()

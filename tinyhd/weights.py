@@ -90,8 +90,8 @@ MODELS: dict[str, ModelInfo] = {
             file="tinyhd-m.safetensors",
             provenance="trained by this project, distilled from two published models; see MODEL_CARD.md",
             licence="Apache-2.0",
-            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.026),
-            sha256="e1fbb94e8745e703f2d7d0e86daef7ed0dbf0124c8c85679d415dd903ce287ba",
+            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.012),
+            sha256="c70accfda3e08c3f5f476365fcc2b95f57b8cf46a41dd8f7bfaf59c0d63281df",
         ),
         _published(
             "d1d2d3_M_lt",

@@ -371,4 +371,5 @@ def test_memory_stays_flat(tmp_path: Path, normalize: str) -> None:
         run(source, normalize=normalize, save_maps=tmp_path / f"{count}.npz", stats=tmp_path / f"{count}.csv")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 3 * 192 * 256 * 4
+    # how full the queues are at their fullest is up to the threads; keeping every map would take 144 of them
+    assert peaks[1] < peaks[0] + 24 * 192 * 256 * 4

@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import tinyhd
+
+# bound now: a public name that is first asked for while a test has replaced what it stands for would keep that for good
+for _name in tinyhd.__all__:
+    getattr(tinyhd, _name)
+
 REQUIRE_ALL = os.environ.get("TINYHD_REQUIRE_ALL", "") not in ("", "0")
 
 

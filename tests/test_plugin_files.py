@@ -285,10 +285,10 @@ def test_zoo_model(
         heat = frames[number].zoo
         assert heat.map is None  # not in the database
         levels, expected = heat.get_map(), predictions[number - 1].map
-        row, column = np.unravel_index(levels.argmax(), levels.shape)
-        peak_row, peak_column = np.unravel_index(expected.argmax(), expected.shape)
-        assert row / levels.shape[0] == pytest.approx(peak_row / 192, abs=0.03)
-        assert column / levels.shape[1] == pytest.approx(peak_column / 256, abs=0.03)
+        rows, columns = (np.arange(n) * m // n for n, m in zip((192, 256), levels.shape, strict=True))
+        same_size = levels[rows[:, None], columns]
+        assert np.corrcoef(same_size.ravel(), expected.ravel())[0, 1] > 0.95
+        assert same_size.ravel()[expected.argmax()] > 0.95 * levels.max()
 
 
 @pytest.mark.parametrize("how", ["release archive", "folder"])

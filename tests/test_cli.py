@@ -417,7 +417,8 @@ def test_public_names() -> None:
 # ---- signals
 
 _CHILD = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may inherit "ignored"
 import tinyhd.weights
 from stub_model import GreyModel
 from tinyhd.cli import main

@@ -119,8 +119,8 @@ def import_runtime(what: str) -> Any:
     try:
         first, *_ = [importlib.import_module(name) for name in EXTRAS[what]]
     except ImportError as error:
-        extra = "openvino" if what == "openvino" else "onnx"
+        package = "openvino" if what == "openvino" else "'tinyhd[onnx]'"
         raise OptionError(
-            f"{' and '.join(EXTRAS[what])} must be installed for this ({error}): pip install 'tinyhd[{extra}]'."
+            f"{' and '.join(EXTRAS[what])} must be installed for this ({error}): pip install {package}."
         ) from error
     return first

@@ -116,6 +116,18 @@ class VideoOperator(foo.Operator):
             return finish(self.start(samples, params, lambda: False), report).to_dict()
 
 
+def _work_config(**shown: str) -> foo.OperatorConfig:
+    """Of a `VideoOperator`: its name, label, description and icon, and what all of them have in common."""
+    return foo.OperatorConfig(
+        **shown,
+        dynamic=True,
+        execute_as_generator=True,
+        allow_immediate_execution=True,
+        allow_delegated_execution=True,
+        risk_level=types.RiskLevel.MEDIUM,
+    )
+
+
 class ComputeSaliency(VideoOperator):
     """Computes heat maps and numbers of attention for every frame of videos; the parameters are those of `Settings`."""
 
@@ -123,16 +135,11 @@ class ComputeSaliency(VideoOperator):
 
     @property
     def config(self) -> foo.OperatorConfig:
-        return foo.OperatorConfig(
+        return _work_config(
             name="compute_saliency",
             label="Compute saliency: where people look",
             description="Heat maps on the frames of videos, and numbers to sort and filter by",
             icon="visibility",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def resolve_placement(self, ctx: foo.ExecutionContext) -> types.Placement:
@@ -160,16 +167,11 @@ class AnnotateVideos(VideoOperator):
 
     @property
     def config(self) -> foo.OperatorConfig:
-        return foo.OperatorConfig(
+        return _work_config(
             name="annotate_videos",
             label="Annotate videos: heat maps drawn in",
             description="New video files with the heat map laid over the picture, as tinyhd-annotate makes them",
             icon="movie_filter",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def start(
@@ -223,16 +225,11 @@ class ReencodeVideos(VideoOperator):
 
     @property
     def config(self) -> foo.OperatorConfig:
-        return foo.OperatorConfig(
+        return _work_config(
             name="reencode_videos",
             label="Make videos playable",
             description="H.264 copies of videos that browsers cannot play, or whose frame rate varies or starts late",
             icon="video_settings",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_immediate_execution=True,
-            allow_delegated_execution=True,
-            risk_level=types.RiskLevel.MEDIUM,
         )
 
     def start(

@@ -10,13 +10,13 @@ import torch
 from conftest import skip_or_fail
 
 from tinyhd import backends
-from tinyhd.backends import OnnxMaps, OpenVinoMaps, TorchMaps, choose_backend, fingerprint, open_backend
+from tinyhd.backends import NumbaMaps, OnnxMaps, OpenVinoMaps, TorchMaps, choose_backend, fingerprint, open_backend
 from tinyhd.convert import EXTRAS, inference_copy, is_installed
 from tinyhd.errors import OptionError
 from tinyhd.model import IMAGENET_MEAN, IMAGENET_STD, TinyHD, TinyHDConfig
 from tinyhd.weights import load_model
 
-CLASSES = {"torch": TorchMaps, "openvino": OpenVinoMaps, "onnxruntime": OnnxMaps}
+CLASSES = {"torch": TorchMaps, "numba": NumbaMaps, "openvino": OpenVinoMaps, "onnxruntime": OnnxMaps}
 
 
 def needs(backend: str) -> None:
@@ -61,7 +61,16 @@ def test_folding_changes_nothing(plain: bool, multi_output: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "kind"), [("torch", "m"), ("torch", "s"), ("openvino", "m"), ("openvino", "s"), ("onnxruntime", "m")]
+    ("backend", "kind"),
+    [
+        ("torch", "m"),
+        ("torch", "s"),
+        ("numba", "m"),
+        ("numba", "s"),
+        ("openvino", "m"),
+        ("openvino", "s"),
+        ("onnxruntime", "m"),
+    ],
 )
 def test_backends_reproduce_the_published_clip(backend: str, kind: str, shared: Path) -> None:
     needs(backend)
@@ -78,21 +87,23 @@ def test_backends_reproduce_the_published_clip(backend: str, kind: str, shared: 
     np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4, rtol=0)
 
 
-def test_openvino_agrees_on_the_default_model(clips: torch.Tensor) -> None:
-    """Far more closely than the correlation of 0.999 that a faster mode must have."""
-    needs("openvino")
+@pytest.mark.parametrize("backend", ["numba", "openvino"])
+def test_agreement_on_the_default_model(backend: str, clips: torch.Tensor) -> None:
+    """Far closer than the correlation of 0.999 that a faster mode must have."""
+    needs(backend)
     model = load_model()
     expected = TorchMaps(model)(clips)
-    found = OpenVinoMaps(model)(clips)
+    found = CLASSES[backend](model)(clips)
     assert found.shape == expected.shape
     for a, b in zip(found.flatten(0, 1), expected.flatten(0, 1), strict=True):
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.999999
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-3)
 
 
-def test_results_are_not_overwritten_by_the_next_call(tiny: TinyHD, clips: torch.Tensor) -> None:
-    needs("openvino")
-    maps = OpenVinoMaps(tiny)
+@pytest.mark.parametrize("backend", ["numba", "openvino"])
+def test_results_are_not_overwritten_by_the_next_call(backend: str, tiny: TinyHD, clips: torch.Tensor) -> None:
+    needs(backend)
+    maps = CLASSES[backend](tiny)
     first = maps(clips[:1])
     kept = first.clone()
     maps(clips[1:])
@@ -103,13 +114,11 @@ def test_results_are_not_overwritten_by_the_next_call(tiny: TinyHD, clips: torch
 
 
 def test_auto_is_a_fixed_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"openvino": True}
-    monkeypatch.setattr(backends, "is_installed", lambda what: found.get(what, True))
-    cpu = torch.device("cpu")
-    assert choose_backend(cpu) == "openvino"
+    assert choose_backend(torch.device("cpu")) == "numba"
     assert choose_backend(torch.device("cuda")) == choose_backend(torch.device("mps")) == "torch"
-    found["openvino"] = False
-    assert choose_backend(cpu) == "torch"
+    monkeypatch.setattr(backends, "is_installed", lambda what: False)
+    assert choose_backend(torch.device("cpu")) == "numba"
+    assert choose_backend(torch.device("cpu"), "bfloat16") == "torch"
 
 
 def test_auto_takes_a_precision_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +202,7 @@ def test_fingerprint_is_of_weights_and_config(tiny: TinyHD) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"backend": "tensorrt"}, "must be one of auto, torch, openvino, onnxruntime"),
+        ({"backend": "tensorrt"}, "must be one of auto, torch, numba, openvino, onnxruntime"),
         ({"precision": "float64"}, "must be one of float32, bfloat16, float16"),
         ({"backend": "onnxruntime", "precision": "bfloat16"}, "float32 only"),
         ({"backend": "openvino", "precision": "float16"}, "does not compute in float16"),
@@ -204,7 +213,9 @@ def test_wrong_options(tiny: TinyHD, options: dict[str, str], match: str) -> Non
         open_backend(tiny, **options)
 
 
-@pytest.mark.parametrize(("backend", "package"), [("openvino", "openvino"), ("onnxruntime", r"'tinyhd\[onnx\]'")])
+@pytest.mark.parametrize(
+    ("backend", "package"), [("openvino", r"'tinyhd\[openvino\]'"), ("onnxruntime", r"'tinyhd\[onnx\]'")]
+)
 def test_what_is_missing_is_named(tiny: TinyHD, monkeypatch: pytest.MonkeyPatch, backend: str, package: str) -> None:
     monkeypatch.setitem(EXTRAS, backend, ("no_such_package",))
     with pytest.raises(OptionError, match=rf"no_such_package must be installed .* pip install {package}\."):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from makers import make_video, read_barcode
 
+from tinyhd import encode
 from tinyhd.encode import EncoderSettings, VideoWriter, encode_png, fine_time_base
 from tinyhd.errors import OptionError, OutputError
 from tinyhd.files import PendingOutput
@@ -281,10 +282,65 @@ def test_nvenc_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     source = make_video(tmp_path / "in.mp4", 2)
     settings = EncoderSettings(encoder="h264_nvenc")
-    with open_video(source) as video, pytest.raises(OptionError, match=r"NVIDIA GPU .*--encoder libx264") as caught:
+    match = r"NVIDIA GPU .*data-centre GPUs such as H100 .*--encoder libx264"
+    with open_video(source) as video, pytest.raises(OptionError, match=match) as caught:
         VideoWriter(tmp_path / "out.mp4", video.info, settings=settings)
     assert len(str(caught.value).splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+@pytest.fixture
+def no_answers_kept() -> Iterator[None]:
+    encode._auto_encoder.cache_clear()
+    yield
+    encode._auto_encoder.cache_clear()
+
+
+@pytest.mark.usefixtures("no_answers_kept")
+def test_auto_takes_nvenc_where_it_opens(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    tried = []
+    monkeypatch.setattr(encode, "_why_it_does_not_open", tried.append)
+    with caplog.at_level("INFO", "tinyhd"):
+        names = [EncoderSettings(codec, "auto").name for codec in ("h264", "hevc", "av1", "vp9", "h264")]
+    assert names == ["h264_nvenc", "hevc_nvenc", "av1_nvenc", "libvpx-vp9", "h264_nvenc"]
+    assert tried == ["h264_nvenc", "hevc_nvenc", "av1_nvenc"]
+    assert caplog.messages == [
+        "Encoding with h264_nvenc.",
+        "Encoding with hevc_nvenc.",
+        "Encoding with av1_nvenc.",
+        "Encoding with libvpx-vp9: there is no NVENC for it.",
+    ]
+    assert EncoderSettings(encoder="auto", crf=23, preset="p4").options() == {"rc": "vbr", "cq": "23", "preset": "p4"}
+    with pytest.raises(OptionError, match="h264_nvenc has no preset 'veryfast'"):
+        EncoderSettings(encoder="auto", preset="veryfast")
+    with pytest.raises(OptionError, match="must be one of h264"):
+        EncoderSettings("h263", "auto")
+
+
+@pytest.mark.usefixtures("no_answers_kept")
+def test_auto_takes_the_software_encoder_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(encode, "_why_it_does_not_open", lambda encoder: "No capable devices found")
+    with caplog.at_level("INFO", "tinyhd"):
+        assert EncoderSettings("av1", "auto") == EncoderSettings("av1", "libsvtav1")
+    assert caplog.messages == ["Encoding with libsvtav1: av1_nvenc does not work here (No capable devices found)."]
+    assert EncoderSettings(encoder="auto").options() == EncoderSettings().options()
+    with pytest.raises(OptionError, match="libx264 has no preset 'p4'"):
+        EncoderSettings(encoder="auto", preset="p4")
+
+
+@pytest.mark.usefixtures("no_answers_kept")
+def test_auto_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """The opening itself: an encoder that does, NVENC that does not, and a file."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert encode._why_it_does_not_open("libx264") is None
+    assert encode._why_it_does_not_open("h264_nvenc")
+    assert "no encoder" in (encode._why_it_does_not_open("nonsense") or "")
+    source = make_video(tmp_path / "in.mp4", 4)
+    rewrite(source, tmp_path / "out.mp4", settings=EncoderSettings(encoder="auto"))
+    assert b"x264 - core" in (tmp_path / "out.mp4").read_bytes()  # x264 notes itself
+    assert "nvenc" not in capfd.readouterr().err
 
 
 def test_codecs_that_mp4_cannot_hold(tmp_path: Path) -> None:

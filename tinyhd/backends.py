@@ -1,4 +1,4 @@
-"""What computes the maps: PyTorch, OpenVINO or ONNX Runtime, behind one kind of function.
+"""What computes the maps: PyTorch, our kernels, OpenVINO or ONNX Runtime, behind one kind of function.
 
 OpenVINO and ONNX Runtime take a converted network (`tinyhd.convert`), which is kept in the cache folder, since
 converting takes seconds.
@@ -28,7 +28,7 @@ from tinyhd.weights import cache_folder
 
 log = logging.getLogger("tinyhd.backends")
 
-BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
+BACKENDS = ("auto", "torch", "numba", "openvino", "onnxruntime")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -67,6 +67,20 @@ class _Backend(ABC):
         return f"{self.name} on {self.device}, {self.precision}"
 
 
+@contextlib.contextmanager
+def memory_errors(device: torch.device, clips: int) -> Iterator[None]:
+    """Turns PyTorch's errors for lack of memory, of a batch of so many clips, into `OptionError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise OptionError(
+                f"device {device} has too little memory for batches of {clips} clips; "
+                "use a smaller batch size or another device."
+            ) from error
+        raise
+
+
 class TorchMaps(_Backend):
     """PyTorch, on the device where the model lives; with the weights that the model has now.
 
@@ -88,17 +102,44 @@ class TorchMaps(_Backend):
         """See `MapsFunction`; the maps are float32 on the model's device."""
         if self.device.type == "cuda":
             clips = clips.pin_memory()  # from there the copy runs beside the work on the GPU
-        try:
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                maps: Tensor = self.model(clips.to(self.device, non_blocking=True)).fused
+        with (
+            memory_errors(self.device, len(clips)),
+            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+        ):
+            maps: Tensor = self.model(clips.to(self.device, non_blocking=True)).fused
             return maps.float()
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise OptionError(
-                    f"device {self.device} has too little memory for batches of {len(clips)} clips; "
-                    "use a smaller batch size or another device."
-                ) from error
-            raise
+
+
+class NumbaMaps(_Backend):
+    """The project's own kernels for CPUs (`tinyhd.fused`), with as many threads as PyTorch would take; clip by clip.
+
+    Raises:
+        OptionError: a precision other than float32.
+    """
+
+    name = "numba"
+
+    def __init__(self, model: TinyHD, precision: str = "float32") -> None:
+        super().__init__(model, precision)
+        self._needs_cpu()
+        if precision != "float32":
+            raise OptionError("--backend numba computes in float32 only.")
+        from tinyhd.fused import fused_network  # Numba takes half a second to import
+
+        self._network = fused_network(model, torch.get_num_threads())
+        self._lock = threading.Lock()
+        patience = threading.Timer(2, log.info, ["Compiling the kernels, which is done once and takes some seconds."])
+        patience.start()
+        try:
+            self(torch.zeros(1, *CLIP_SHAPE))
+        finally:
+            patience.cancel()
+
+    @torch.inference_mode()
+    def __call__(self, clips: Tensor) -> Tensor:
+        """See `MapsFunction`."""
+        with self._lock:  # its threads are busy with one clip
+            return torch.cat([self._network(clip[None]).fused for clip in clips])
 
 
 class OpenVinoMaps(_Backend):
@@ -176,16 +217,28 @@ class OnnxMaps(_Backend):
 
 
 def choose_backend(device: torch.device, precision: str = "float32") -> str:
-    """What `auto` means: OpenVINO on CPUs where it is installed and has the precision, otherwise PyTorch."""
-    if device.type != "cpu" or not is_installed("openvino"):
+    """What `auto` means: on CPUs the project's kernels for float32, otherwise OpenVINO where it is installed and the
+    CPU has the precision; PyTorch for all else."""
+    if device.type != "cpu":
         return "torch"
     if precision == "float32":
+        return "numba"
+    if is_installed("openvino") and _openvino_can(import_runtime("openvino").Core(), precision):
         return "openvino"
-    return "openvino" if _openvino_can(import_runtime("openvino").Core(), precision) else "torch"
+    return "torch"
+
+
+def _torch_maps(model: TinyHD, precision: str) -> _Backend:
+    if next(model.parameters()).device.type != "cuda":
+        return TorchMaps(model, precision)
+    from tinyhd.cuda import CudaMaps  # which needs this module
+
+    return CudaMaps(model, precision)
 
 
 _CLASSES: dict[str, Callable[[TinyHD, str], _Backend]] = {
-    "torch": TorchMaps,
+    "torch": _torch_maps,
+    "numba": NumbaMaps,
     "openvino": OpenVinoMaps,
     "onnxruntime": OnnxMaps,
 }
@@ -199,7 +252,7 @@ def open_backend(model: TinyHD, backend: str = "auto", precision: str = "float32
 
     Args:
         model: with the weights that it has now.
-        backend: torch, openvino, onnxruntime, or auto for `choose_backend`'s.
+        backend: torch, numba, openvino, onnxruntime, or auto for `choose_backend`'s.
         precision: float32, bfloat16 or float16, where the device has it.
 
     Raises:

@@ -4,11 +4,13 @@ Model only: maps per second of every backend, beside a plain PyTorch forward of 
 everywhere, BatchNorm not folded, inference mode, float32, the same threads, the better of 1 and 4 clips at once).
 End to end: annotating a file, beside FFmpeg re-encoding the same file with the same encoder settings.
 The repeats of all contestants are interleaved, so that what else the machine does hits all alike; medians are given.
+On NVIDIA GPUs also how fast the model alone could be, if nothing but the convolutions' reading and writing took time.
 """
 
 import argparse
 import copy
 import json
+import math
 import os
 import platform
 import shutil
@@ -23,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import tinyhd
 from tinyhd.backends import BACKENDS, PRECISIONS, MapsFunction, open_backend
-from tinyhd.convert import CLIP_SHAPE, is_installed
+from tinyhd.convert import CLIP_SHAPE, EXTRAS, is_installed
 from tinyhd.encode import EncoderSettings
 from tinyhd.errors import InputError, TinyHDError
 from tinyhd.model import TinyHD, plain_convolutions
@@ -123,6 +126,59 @@ def measure_model(
     return rows
 
 
+def bytes_moved(model: TinyHD, dtype_bytes: int) -> int:
+    """Bytes that the convolutions read and write for one clip: each one's input, weights and output once, as the
+    network is written. Whatever runs convolution by convolution moves at least these; what lies between is not counted.
+
+    Args:
+        model: stays as it is; nothing is computed.
+        dtype_bytes: of a number.
+    """
+    numbers = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal numbers
+        numbers += inputs[0].numel() + output.numel() + sum(weights.numel() for weights in module.parameters())
+
+    network = copy.deepcopy(model).to("meta").eval()
+    plain_convolutions(network, True)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            module.register_forward_hook(count)
+    with torch.inference_mode():
+        network(torch.empty(1, *CLIP_SHAPE, device="meta"))
+    return numbers * dtype_bytes
+
+
+def bandwidth_limits(model: TinyHD, precisions: Sequence[str], bytes_per_second: float) -> dict[str, float]:
+    """Maps per second at which `bytes_moved` alone take all the time, by precision."""
+    maps = model.config.maps_per_clip
+    return {
+        precision: maps * bytes_per_second / bytes_moved(model, PRECISIONS[precision].itemsize)
+        for precision in precisions
+    }
+
+
+def copy_bandwidth(device: torch.device, size: int = 2**30, repeats: int = 10) -> float:
+    """Bytes per second that a CUDA device reads and writes in its own memory, together: the best of some copies.
+
+    Args:
+        size: bytes of each copy; far more than the device's caches hold.
+    """
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = math.inf
+    with torch.cuda.device(device):
+        for _ in range(repeats + 1):  # the first is the warm-up, and no faster
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            target.copy_(source)
+            ended.record()
+            ended.synchronize()
+            best = min(best, began.elapsed_time(ended) / 1000)
+    return 2 * size / best
+
+
 def measure_video(
     path: Path, model: TinyHD, backends: Sequence[str], repeats: int, ffmpeg: str | None
 ) -> list[dict[str, Any]]:
@@ -186,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--model", metavar="NAME", help="as of tinyhd-annotate")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     add("--backend", nargs="+", default=None, choices=BACKENDS[1:], help="default: all that are installed")
-    add("--precision", nargs="+", default=["float32"], choices=PRECISIONS, help="default: float32")
+    add("--precision", nargs="+", choices=PRECISIONS, help="default: float32, and float16 on NVIDIA GPUs")
     add("--batch-size", type=int, default=1, metavar="N", help="clips at once (default: 1)")
     add("--repeats", type=int, default=5, metavar="N", help="default: 5")
     add("--ffmpeg", metavar="FILE", help="the ffmpeg to compare with, for VIDEO (default: imageio-ffmpeg's, or PATH's)")
@@ -202,14 +258,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     model = load_model(options.model, options.device)
     device = next(model.parameters()).device
-    installed = [name for name in BACKENDS[1:] if name == "torch" or (device.type == "cpu" and is_installed(name))]
+    here = BACKENDS[1:] if device.type == "cpu" else ("torch",)
+    installed = [name for name in here if name not in EXTRAS or is_installed(name)]
     backends = options.backend or installed
+    on_cuda = device.type == "cuda"
+    precisions = options.precision or (["float32", "float16"] if on_cuda else ["float32"])
     result: dict[str, Any] = {"machine": machine(), "model": _name(options.model), "repeats": options.repeats}
     if options.video:
         ffmpeg = options.ffmpeg or _find_ffmpeg()
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats(device)
         result["end_to_end"] = measure_video(Path(options.video), model, backends, options.repeats, ffmpeg)
         result["end_to_end_peak_memory_bytes"] = peak_memory_bytes()
-    result["model_only"] = measure_model(model, backends, options.precision, options.repeats, options.batch_size)
+        if on_cuda:
+            result["end_to_end_peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    result["model_only"] = measure_model(model, backends, precisions, options.repeats, options.batch_size)
+    if on_cuda:
+        result["copy_bytes_per_second"] = bandwidth = copy_bandwidth(device)
+        result["bandwidth_limit_maps_per_second"] = bandwidth_limits(model, precisions, bandwidth)
     _print(result)
     if options.json:
         try:
@@ -238,11 +304,16 @@ def _print(result: Mapping[str, Any]) -> None:
     for row in result["model_only"]:
         ratios = [f"{value:5.1f} x {key.removeprefix('times ')}" for key, value in row.items() if "times" in key]
         print(f"{row['name']:<28}{row['maps_per_second']:8.1f} maps/s  {', '.join(ratios)}")
+    for precision, rate in result.get("bandwidth_limit_maps_per_second", {}).items():
+        bandwidth = f"the memory's {result['copy_bytes_per_second'] / 1e9:.0f} GB/s allow, convolution by convolution"
+        print(f"{'limit, ' + precision:<28}{rate:8.1f} maps/s  {bandwidth}")
     for row in result.get("end_to_end", ()):
         ratio = "" if row["times_reencode"] is None else f"{row['times_reencode']:5.2f} x the re-encode's time"
         print(f"{row['name']:<28}{row['frames_per_second']:8.1f} frames/s  {ratio}")
     if result.get("end_to_end_peak_memory_bytes"):
         print(f"peak memory: {result['end_to_end_peak_memory_bytes'] / 2**20:.0f} MiB")
+    if result.get("end_to_end_peak_gpu_memory_bytes"):
+        print(f"peak memory of the GPU: {result['end_to_end_peak_gpu_memory_bytes'] / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

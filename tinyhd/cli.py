@@ -35,7 +35,7 @@ STYLES = ("overlay", "heatmap", "side-by-side", "spotlight")
 NORMALIZATIONS = ("frame", "video", "none")
 PRECISIONS = ("float32", "bfloat16", "float16")
 WINDOWINGS = ("crossfade", "published")
-BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
+BACKENDS = ("auto", "torch", "numba", "openvino", "onnxruntime")
 
 _PROGRESS_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -96,7 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--output-dir", metavar="DIR", help="write all outputs into this folder (made if it is not there)")
     add("--overwrite", action="store_true", help="replace outputs that exist; an input is never overwritten")
     add("--codec", default="h264", choices=CODECS, help="default: h264")
-    add("--encoder", metavar="NAME", help="any video encoder of FFmpeg, such as h264_nvenc, instead of --codec")
+    add(
+        "--encoder",
+        metavar="NAME",
+        help="any video encoder of FFmpeg, such as h264_nvenc, instead of --codec; auto: NVENC for --codec where this "
+        "machine's GPU has it, otherwise as without",
+    )
     add("--crf", type=float, metavar="N", help="quality, lower is better; the scale is the encoder's")
     add("--preset", metavar="NAME", help="the encoder's name for how much time it takes")
 
@@ -140,7 +145,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help="a name of --list-models or a file (.safetensors, or a published .pth)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     add("--precision", default="float32", choices=PRECISIONS, help="default: float32")
-    add("--backend", default="auto", choices=BACKENDS, help="what computes; auto (default): OpenVINO on CPUs")
+    add(
+        "--backend",
+        default="auto",
+        choices=BACKENDS,
+        help="what computes; auto (default): numba, our own kernels, on CPUs, PyTorch elsewhere",
+    )
     add("--batch-size", type=int, metavar="N", help="windows that are computed at once (default: 1 for M, 4 for S)")
     add(
         "--windowing",

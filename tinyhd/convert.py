@@ -119,7 +119,7 @@ def import_runtime(what: str) -> Any:
     try:
         first, *_ = [importlib.import_module(name) for name in EXTRAS[what]]
     except ImportError as error:
-        package = "openvino" if what == "openvino" else "'tinyhd[onnx]'"
+        package = f"'tinyhd[{'openvino' if what == 'openvino' else 'onnx'}]'"
         raise OptionError(
             f"{' and '.join(EXTRAS[what])} must be installed for this ({error}): pip install {package}."
         ) from error

@@ -5,11 +5,13 @@ Every frame lies exactly at the time it is given. FFmpeg's mp4 muxer would round
 """
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,9 +28,12 @@ from tinyhd.files import PendingOutput, check_suffix
 from tinyhd.formats import open_container
 from tinyhd.video import VideoInfo
 
+log = logging.getLogger("tinyhd.encode")
+
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
 CODECS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
 """What `--codec` names, and the encoder that is used for it."""
+_NVENC = {"h264": "h264_nvenc", "hevc": "hevc_nvenc", "av1": "av1_nvenc"}
 
 # What an encoder is given where nothing is asked for: near-transparent quality, quickly.
 _DEFAULTS: dict[str, dict[str, str]] = {
@@ -56,15 +61,18 @@ class EncoderSettings:
     codec: str = "h264"
     """h264, hevc, av1 or vp9; not used where `encoder` names one."""
     encoder: str | None = None
-    """Any video encoder of FFmpeg, such as h264_nvenc."""
+    """Any video encoder of FFmpeg, such as h264_nvenc; auto: NVENC for `codec` where it can be opened on this machine,
+    otherwise the one of `CODECS`."""
     crf: float | None = None
     """Quality, lower is better; the scale is the encoder's own (cq for NVENC). None: a good one."""
     preset: str | None = None
     """The encoder's name for how much time it takes."""
 
     def __post_init__(self) -> None:
-        if self.encoder is None and self.codec not in CODECS:
+        if self.encoder in (None, "auto") and self.codec not in CODECS:
             raise OptionError(f"codec is {self.codec!r}; it must be one of {', '.join(CODECS)}.")
+        if self.encoder == "auto":
+            object.__setattr__(self, "encoder", _auto_encoder(self.codec))
         self.options()
 
     @property
@@ -101,6 +109,37 @@ def _new_context(name: str) -> VideoCodecContext:
     if not isinstance(context, VideoCodecContext):
         raise OptionError(f"{name!r} is no encoder for video.")
     return context
+
+
+@lru_cache  # asked for every file; the log says it once
+def _auto_encoder(codec: str) -> str:
+    """NVENC for a codec, where it is there and works, otherwise the encoder of `CODECS`."""
+    software, nvenc = CODECS[codec], _NVENC.get(codec)
+    why_not = "there is no NVENC for it" if nvenc is None else _why_it_does_not_open(nvenc)
+    if nvenc is not None and why_not is None:
+        log.info("Encoding with %s.", nvenc)
+        return nvenc
+    log.info("Encoding with %s: %s.", software, why_not if nvenc is None else f"{nvenc} does not work here ({why_not})")
+    return software
+
+
+def _why_it_does_not_open(encoder: str) -> str | None:
+    """Why an encoder cannot be opened for small pictures; None: it can. GPUs need not have it, whatever FFmpeg has."""
+    with _ffmpeg_errors() as messages:
+        try:
+            context = _new_context(encoder)
+            context.width = context.height = 256
+            context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
+            context.open()
+        except (av.error.FFmpegError, ValueError, OSError, OptionError) as error:
+            return _reason(error, messages)
+    return None
+
+
+def _reason(error: Exception, messages: list[tuple[int, str, str]]) -> str:
+    """What FFmpeg said last, or else the error itself, without a full stop."""
+    said = [text.strip() for _, _, text in messages]
+    return (said[-1] if said else getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
 class VideoWriter:
@@ -269,11 +308,13 @@ class VideoWriter:
         self._output.start_encoding()
 
     def _why_not_opened(self, error: Exception, messages: list[tuple[int, str, str]]) -> str:
-        said = [text.strip().rstrip(".") for _, _, text in messages]
-        reason = said[-1] if said else getattr(error, "strerror", None) or str(error)
+        reason = _reason(error, messages)
         name = self._settings.name
         if "nvenc" in name:
-            return f"the encoder {name} needs an NVIDIA GPU with its driver ({reason}): use --encoder libx264 instead."
+            return (
+                f"the encoder {name} needs an NVIDIA GPU with an NVENC unit, which data-centre GPUs such as H100 lack, "
+                f"and its driver ({reason}): use --encoder auto or --encoder libx264 instead."
+            )
         width, height = self._size
         return f"the encoder {name} cannot be opened for {width}x{height} pictures with these settings: {reason}."
 

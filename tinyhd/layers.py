@@ -8,6 +8,7 @@ convolutions are computed as 2-D ones over that batch, one for each temporal tap
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 
 def to_frames(x: Tensor) -> Tensor:
@@ -135,17 +136,23 @@ class InvertedResidual(nn.Module):
 
 def pixel_shuffle(x: Tensor) -> Tensor:
     """(N, 4C, T, H, W) -> (N, C, T, 2H, 2W), each frame by itself (Shi et al., CVPR 2016)."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(pixel_shuffle, (x,), x)
     return from_frames(F.pixel_shuffle(to_frames(x), 2), x.shape[0])
 
 
 def upsample_space(x: Tensor) -> Tensor:
     """(N, C, T, H, W) -> (N, C, T, 2H, 2W), bilinear with aligned corners."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(upsample_space, (x,), x)
     y = F.interpolate(to_frames(x), scale_factor=2, mode="bilinear", align_corners=True)
     return from_frames(y, x.shape[0])
 
 
 def upsample_time(x: Tensor) -> Tensor:
     """(N, C, T, H, W) -> (N, C, 2T, H, W), linear with aligned corners (a single frame is repeated)."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(upsample_time, (x,), x)
     length = x.shape[2]
     if length == 1:
         return x.expand(-1, -1, 2, -1, -1)

@@ -355,7 +355,7 @@ class TinyHD(nn.Module):
         Raises:
             ValueError: the clip does not have 16 frames or H or W is no multiple of 32.
         """
-        n, _, length, height, width = clip.shape
+        length, height, width = clip.shape[2:]
         if length != CLIP_LENGTH or height % 32 or width % 32:
             raise ValueError(f"a clip is (N, 3, 16, H, W) with H and W multiples of 32, not {tuple(clip.shape)}")
         if not plain_convolutions(self):
@@ -367,19 +367,23 @@ class TinyHD(nn.Module):
         steps = max(m.shape[2] for m in maps.values())
         if self.config.multi_output and self.config.output_stride > 1:
             steps = CLIP_LENGTH // 2
-        inputs = [_at_steps(maps[name], steps) for name in self.config.fusion_order]
-        # one 1x1 convolution over the maps of each time step
-        stacked = torch.cat(inputs, 1).transpose(1, 2).flatten(0, 1)
-        fused = torch.sigmoid(self.fusion(stacked)).view(n, 1, steps, *stacked.shape[2:])
+        # one 1x1 convolution over the maps of each time step, as a sum: a single map is not repeated for it
+        weights = self.fusion.weight.view(-1, 1, 1, 1).split([maps[name].shape[1] for name in self.config.fusion_order])
+        assert self.fusion.bias is not None
+        total = self.fusion.bias.view(1, 1, 1, 1, 1)
+        for name, weight in zip(self.config.fusion_order, weights, strict=True):
+            total = total + (weight * _at_steps(maps[name], steps, repeat=False)).sum(1, keepdim=True)
+        fused = torch.sigmoid(total)
         target = self.config.maps_per_clip
         per_decoder = {name: m[:, :, 0] if name == "d1" else _at_steps(m, target)[:, 0] for name, m in maps.items()}
         return TinyHDOutput(_at_steps(fused, target)[:, 0], per_decoder)
 
 
-def _at_steps(maps: Tensor, steps: int) -> Tensor:
-    """Maps (N, C, T, H, W) at `steps` moments: doubled in time as often as needed, one map repeated."""
+def _at_steps(maps: Tensor, steps: int, repeat: bool = True) -> Tensor:
+    """Maps (N, C, T, H, W) at `steps` moments: doubled in time as often as needed, one map repeated (or left as it
+    is)."""
     if maps.shape[2] == 1:
-        return maps.expand(-1, -1, steps, -1, -1)
+        return maps.expand(-1, -1, steps, -1, -1) if repeat else maps
     while maps.shape[2] < steps:
         maps = upsample_time(maps)
     return maps
@@ -391,4 +395,4 @@ def plain_convolutions(model: nn.Module, plain: bool | None = None) -> bool:
     if plain is not None:
         for convolution in convolutions:
             convolution.plain = plain
-    return convolutions[0].plain
+    return all(convolution.plain for convolution in convolutions)

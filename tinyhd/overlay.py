@@ -112,9 +112,14 @@ _LUMA_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.
 _BT601 = (0.299, 0.114)
 
 
+def luma_weights(colorspace: int) -> tuple[float, float]:
+    """Weights of red and blue in the luma of the matrix with this H.273 number."""
+    return _LUMA_WEIGHTS.get(colorspace, _BT601)
+
+
 def to_yuv(rgb: np.ndarray, colorspace: int, full_range: bool) -> np.ndarray:
     """Colours RGB in [0, 1], (N, 3) -> 8-bit Y, U, V, uint8 (N, 3), by the matrix with this H.273 number."""
-    red, blue = _LUMA_WEIGHTS.get(colorspace, _BT601)
+    red, blue = luma_weights(colorspace)
     y = rgb @ [red, 1 - red - blue, blue]
     u, v = (rgb[:, 2] - y) / (2 - 2 * blue), (rgb[:, 0] - y) / (2 - 2 * red)
     scale, offset, chroma = (255, 0, 255) if full_range else (219, 16, 224)

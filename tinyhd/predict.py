@@ -1,8 +1,8 @@
 """From frames to maps: preprocessing, batches of windows, and one map for each frame, in order, as a stream."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from functools import lru_cache
 from os import PathLike
 from typing import NamedTuple
@@ -51,15 +51,15 @@ def preprocess(rgb: np.ndarray) -> Tensor:
         rgb: uint8 (H, W, 3), decoded to RGB at native size.
 
     Returns:
-        float32 (3, 192, 256) in channels-last memory.
+        float32 (3, 192, 256).
     """
     height, width, _ = rgb.shape
     rows, row_weight = _taps(height, MAP_HEIGHT)
     columns, column_weight = _taps(width, MAP_WIDTH)
-    samples = (columns[:, None] * 3 + np.arange(3)).ravel()
-    taps = np.take(np.take(rgb.reshape(height, -1), rows, axis=0), samples, axis=1).astype(np.float32)
-    # in place, and along whole lines of samples: this runs for every frame
-    image, lower = taps.reshape(2, MAP_HEIGHT, -1)
+    samples = (columns.reshape(-1, 1) * 3 + np.arange(3)).ravel()
+    picked = np.take(np.take(rgb.reshape(height, -1), rows.ravel(), axis=0), samples, axis=1).astype(np.float32)
+    # in place, and along whole lines of samples: this may run for every frame
+    image, lower = picked.reshape(2, MAP_HEIGHT, -1)
     lower -= image
     lower *= row_weight[:, None]
     image += lower
@@ -69,23 +69,31 @@ def preprocess(rgb: np.ndarray) -> Tensor:
     image = image + right
     image *= _SCALE
     image -= _OFFSET
-    return torch.from_numpy(image.reshape(MAP_HEIGHT, MAP_WIDTH, 3)).permute(2, 0, 1)
+    return torch.from_numpy(image.reshape(MAP_HEIGHT, MAP_WIDTH, 3)).permute(2, 0, 1).contiguous()
+
+
+def preprocess_frame(frame: Frame) -> Tensor:
+    """`preprocess` of a decoded frame, where it can straight from its YUV planes: float32 (3, 192, 256)."""
+    image = frame.image
+    if image.format.name != "yuv420p" or image.height % 2:  # FFmpeg converts odd heights in another way
+        return preprocess(frame.to_rgb())
+    from tinyhd.sampling import sample  # Numba takes half a second to import
+
+    return torch.from_numpy(sample(image, _taps(image.height, MAP_HEIGHT), _taps(image.width, MAP_WIDTH)))
+
+
+@lru_cache(maxsize=16)
+def _taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two source places of each of `out_size` samples, int64 (2, out_size), and the second one's weight."""
+    place = np.maximum((np.arange(out_size) + 0.5) * (size / out_size) - 0.5, 0)
+    first = np.minimum(place.astype(np.int64), size - 1)
+    return np.stack([first, np.minimum(first + 1, size - 1)]), (place - first).astype(np.float32)
 
 
 def thumbnail(image: Tensor) -> np.ndarray:
     """What `mark_cuts` looks at: the luma of a preprocessed frame up to a constant, float (24, 32) in 8-bit levels."""
     small = F.avg_pool2d(image, (MAP_HEIGHT // THUMBNAIL_HEIGHT, MAP_WIDTH // THUMBNAIL_WIDTH)).numpy()
     return np.tensordot(_LUMA_OF_NORMALISED, small, 1)
-
-
-@lru_cache(maxsize=16)
-def _taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two source places of each of `out_size` samples, all first ones then all second ones, and the second's
-    weight."""
-    place = np.maximum((np.arange(out_size) + 0.5) * (size / out_size) - 0.5, 0)
-    first = np.minimum(place.astype(np.int64), size - 1)
-    second = np.minimum(first + 1, size - 1)
-    return np.concatenate([first, second]), (place - first).astype(np.float32)
 
 
 def predict_video(
@@ -138,7 +146,8 @@ def predict_frames(
     backend: str = "auto",
 ) -> Iterator[Prediction]:
     """One prediction for each frame, in order, lazily: frames are held only until their map is there, 16 to 20 of them
-    with the default windowing and batch size.
+    with the default windowing and batch size, and those of one more batch on NVIDIA GPUs (12 by default for M, 4 for
+    S), which compute while the next batch is read.
 
     Where cross-faded windows share a frame, its maps are divided by their sums, averaged, and multiplied by the mean of
     the sums, with the same weights: no window outweighs another, and the result is still what the model gives.
@@ -185,7 +194,7 @@ def _predict(
     frames: Iterable[Frame], maps: MapsFunction, windowing: Windowing, cuts: bool, batch_size: int, read_ahead: int
 ) -> Iterator[Prediction]:
     prepared = ((frame, preprocess(frame.to_rgb())) for frame in frames)
-    with closing(ahead(prepared, read_ahead) if read_ahead else prepared) as prepared:
+    with closing(ahead(prepared, read_ahead) if read_ahead else prepared) as prepared, closing(_Batches(maps)) as done:
         marked = mark_cuts(prepared, lambda item: thumbnail(item[1])) if cuts else ((item, False) for item in prepared)
         queue: deque[_Job] = deque()
         shot = _Shot(windowing)
@@ -196,10 +205,11 @@ def _predict(
             shot.append(frame, image, is_cut)
             queue.extend(shot.jobs(complete=False))
             while len(queue) >= batch_size:
-                yield from _run(maps, [queue.popleft() for _ in range(batch_size)])
+                yield from done.after([queue.popleft() for _ in range(batch_size)])
         queue.extend(shot.jobs(complete=True))
         while queue:
-            yield from _run(maps, [queue.popleft() for _ in range(min(batch_size, len(queue)))])
+            yield from done.after([queue.popleft() for _ in range(min(batch_size, len(queue)))])
+        yield from done.rest()
 
 
 class _Job(NamedTuple):
@@ -208,13 +218,47 @@ class _Job(NamedTuple):
     shot: "_Shot"
     window: Window
     clip: Tensor
-    """(16, 192, 256, 3)."""
+    """(3, 16, 192, 256)."""
 
 
-def _run(maps: MapsFunction, jobs: list[_Job]) -> Iterator[Prediction]:
-    clips = torch.stack([job.clip for job in jobs]).permute(0, 4, 1, 2, 3)
-    for job, result in zip(jobs, maps(clips), strict=True):
-        yield from job.shot.add(job.window, result)
+class _Batches:
+    """Has batches computed. Where the function has `start`, one is in flight while the next is made ready."""
+
+    def __init__(self, maps: MapsFunction) -> None:
+        self._maps = maps
+        self._start: Callable[[Tensor], Callable[[], Tensor]] | None = getattr(maps, "start", None)
+        self._in_flight: tuple[list[tuple[_Shot, Window]], Callable[[], Tensor]] | None = None
+
+    def after(self, jobs: list[_Job]) -> Iterator[Prediction]:
+        """Take a batch; the predictions that are final now: of this one, or of the one before where it is in flight."""
+        clips = torch.stack([job.clip for job in jobs])
+        places = [(job.shot, job.window) for job in jobs]
+        if self._start is None:
+            yield from _placed(places, self._maps(clips))
+            return
+        started = self._start(clips)
+        del jobs, clips  # the function has its copy
+        before, self._in_flight = self._in_flight, (places, started)
+        if before is not None:
+            yield from _placed(before[0], before[1]())
+
+    def rest(self) -> Iterator[Prediction]:
+        """The predictions of the batch in flight."""
+        if self._in_flight is not None:
+            (places, result), self._in_flight = self._in_flight, None
+            yield from _placed(places, result())
+
+    def close(self) -> None:
+        """Wait for what nobody wants any more: the function is idle then."""
+        if self._in_flight is not None:
+            (_, result), self._in_flight = self._in_flight, None
+            with suppress(Exception):  # what went wrong before is what the caller hears of
+                result()
+
+
+def _placed(places: list[tuple["_Shot", Window]], results: Tensor) -> Iterator[Prediction]:
+    for (shot, window), maps in zip(places, results, strict=True):
+        yield from shot.add(window, maps)
 
 
 class _Shot:
@@ -237,14 +281,14 @@ class _Shot:
 
     def append(self, frame: Frame, image: Tensor, is_cut: bool) -> None:
         self.waiting.append((frame, is_cut))
-        self.images.append(image.permute(1, 2, 0))
+        self.images.append(image)
         self.length += 1
 
     def jobs(self, complete: bool) -> Iterator[_Job]:
         """The windows that have become ready; `complete`: the shot ends here."""
         while (window := self.windowing.window(self.windows, self.length, complete)) is not None:
             self.windows += 1
-            yield _Job(self, window, torch.stack([self.images[f - self.first_image] for f in window.frames]))
+            yield _Job(self, window, torch.stack([self.images[f - self.first_image] for f in window.frames], 1))
         # a window to come starts in step, or ends with the shot
         needed = min(self.windows * self.windowing.stride, self.length - CLIP_LENGTH)
         while self.first_image < needed:

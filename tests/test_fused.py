@@ -1,0 +1,220 @@
+"""The fused kernels compute what the network's own modules do, for every shape, stride and number of threads."""
+
+import itertools
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinyhd import fused, kernels
+from tinyhd.convert import inference_copy
+from tinyhd.fused import FusedBlock, Planar, Workers, fused_network
+from tinyhd.layers import ConvNorm, InvertedResidual, pixel_shuffle, upsample_space, upsample_time
+from tinyhd.model import TinyHD, TinyHDConfig
+from tinyhd.simd import compiled, exp, load, store
+
+
+def with_statistics(module: torch.nn.Module) -> torch.nn.Module:
+    """In eval mode, with BatchNorm that does something."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm3d):
+            part.running_mean.uniform_(-0.5, 0.5)
+            part.running_var.uniform_(0.5, 1.5)
+            part.bias.data.uniform_(-0.5, 0.5)
+    return module.eval()
+
+
+def planar(x: Tensor, threads: int = 2) -> Planar:
+    return Planar(Workers(threads), x[0].numpy().copy())
+
+
+# ---- blocks
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("channels", "frame", "options"),
+    [
+        ((8, 32, 8), (4, 24, 32), {"residual": True}),
+        ((8, 32, 8), (2, 6, 8), {"residual": True}),  # small: threads share hidden channels
+        ((7, 14, 1), (16, 48, 64), {}),  # decoders of reduced models have odd numbers of channels
+        ((2, 4, 2), (16, 96, 128), {}),
+        ((16, 16, 8), (8, 40, 64), {"expand": False}),
+        ((6, 36, 10), (8, 40, 64), {"stride": (1, 2, 2)}),
+        ((6, 36, 10), (8, 40, 64), {"stride": (2, 2, 2)}),
+        ((6, 36, 10), (4, 40, 24), {"stride": (2, 1, 1)}),
+        ((6, 36, 10), (2, 12, 16), {"stride": (1, 2, 2), "kernel_size": (2, 3, 3), "padding": (0, 1, 1)}),
+        ((6, 36, 10), (1, 6, 8), {"kernel_size": (1, 3, 3), "padding": (0, 1, 1)}),
+        ((6, 12, 4), (1, 12, 16), {}),  # one frame, of which the kernel meets nothing before and after
+        ((6, 12, 4), (2, 2, 2), {"stride": (2, 2, 2)}),
+        ((6, 12, 4), (2, 1, 1), {}),
+    ],
+)
+def test_block(threads: int, channels: tuple[int, int, int], frame: tuple[int, int, int], options: dict) -> None:
+    torch.manual_seed(0)
+    inputs, hidden, outputs = channels
+    block = with_statistics(InvertedResidual(inputs, hidden, outputs, **options))
+    x = torch.randn(1, inputs, *frame) * 3  # so that ReLU6 cuts at both ends
+    with torch.inference_mode():
+        expected = block(x)
+        found = FusedBlock(inference_copy(block, plain=True))(planar(x, threads))
+    assert found.shape == tuple(expected.shape)
+    torch.testing.assert_close(torch.from_numpy(found.values())[None], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bands_cover_all_rows_once() -> None:
+    for height, largest, count in itertools.product((1, 2, 5, 48, 96, 191), (-1, 1, 7, 50, 500), (1, 2, 3, 8)):
+        bands = fused._bands(height, largest, count)
+        assert [row for first, last in bands for row in range(first, last)] == list(range(height))
+        assert max(last - first for first, last in bands) <= max(1, largest)
+
+
+# ---- what lies between them
+
+
+@pytest.mark.parametrize("space", [lambda x: x, pixel_shuffle, upsample_space])
+@pytest.mark.parametrize("time", [lambda x: x, upsample_time])
+@pytest.mark.parametrize("frame", [(4, 6, 8), (1, 5, 9), (2, 1, 1)])
+@pytest.mark.parametrize("adds", [False, True])
+def test_enlarging(space, time, frame: tuple[int, int, int], adds: bool) -> None:  # type: ignore[no-untyped-def]
+    x = torch.randn(1, 8, *frame)
+    expected = time(space(x))
+    found = time(space(planar(x)))
+    assert found.shape == tuple(expected.shape)
+    if adds:
+        skip = torch.randn(expected.shape)
+        expected, found = expected + skip, planar(skip) + found
+    torch.testing.assert_close(torch.from_numpy(found.values())[None], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_enlarging_twice() -> None:
+    x = torch.randn(1, 16, 2, 3, 4)
+    for f in (lambda x: upsample_space(pixel_shuffle(x)), lambda x: upsample_time(upsample_time(x))):
+        torch.testing.assert_close(torch.from_numpy(f(planar(x)).values())[None], f(x), rtol=1e-5, atol=1e-5)
+
+
+def test_concatenating_and_halving() -> None:
+    a, b = torch.randn(1, 3, 2, 8, 12), torch.randn(1, 8, 2, 4, 6)
+    expected = F.avg_pool3d(torch.cat([a, pixel_shuffle(b)], 1), (1, 2, 2))
+    found = F.avg_pool3d(torch.cat([planar(a), pixel_shuffle(planar(b))], 1), (1, 2, 2))
+    torch.testing.assert_close(torch.from_numpy(found.values())[None], expected)
+
+
+def test_sigmoid_keeps_small_values() -> None:
+    """Saliency is small nearly everywhere: what counts is the relative error."""
+    x = torch.linspace(-86, 86, 1 * 3 * 5 * 7 * 11).view(1, 3, 5, 7, 11)
+    torch.testing.assert_close(torch.sigmoid(planar(x)), torch.sigmoid(x.double()).float(), rtol=1e-6, atol=0)
+    extreme = torch.tensor([-1e30, -200, 200, 1e30, 0, -0.0, 1, -1]).view(1, 1, 1, 2, 4)
+    found = torch.sigmoid(planar(extreme)).flatten()
+    assert found[:2].max() < 1e-37
+    assert found[2:5].tolist() == [1, 1, 0.5]
+
+
+@compiled
+def _exp_of(x, y):  # type: ignore[no-untyped-def]
+    for i in range(0, x.size, 8):
+        store(y, i, exp(load(x, i)))
+
+
+def test_exp() -> None:
+    x = np.linspace(-86.9, 87.9, 80_000, dtype=np.float32)
+    y = np.empty_like(x)
+    _exp_of(x, y)
+    np.testing.assert_allclose(y, np.exp(x.astype(float)), rtol=3e-7)
+
+
+# ---- the network
+
+CONFIGS = [
+    TinyHDConfig(multi_output, reduction, output_stride=stride)
+    for multi_output, reduction, stride in itertools.product((True, False), (1, 2, 4), (1, 2, 4))
+]
+
+
+@pytest.mark.parametrize(
+    "config", [*CONFIGS, TinyHDConfig(True, 4, ("d1",)), TinyHDConfig(False, 4, ("d2", "d3"), ("d3", "d2"))], ids=str
+)
+def test_network(config: TinyHDConfig) -> None:
+    torch.manual_seed(0)
+    model = with_statistics(TinyHD(config))
+    clip = torch.randn(1, 3, 16, 64, 96)
+    with torch.inference_mode():
+        expected, found = model(clip), fused_network(model, 2)(clip)
+    torch.testing.assert_close(found.fused, expected.fused, rtol=1e-4, atol=1e-6)
+    for name, maps in expected.decoders.items():
+        torch.testing.assert_close(found.decoders[name], maps, rtol=1e-4, atol=1e-6)
+
+
+def test_the_model_stays_as_it_is() -> None:
+    model = with_statistics(TinyHD(TinyHDConfig(True, 4, ("d2",), output_stride=4)))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fused_network(model, 2)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert any(isinstance(module, ConvNorm) for module in model.modules())
+
+
+# ---- threads
+
+
+def test_workers_run_every_part_once() -> None:
+    for count, size in itertools.product((1, 2, 3), (0, 1, 2, 17)):
+        done: list[int] = []
+        Workers(count)([partial(done.append, k) for k in range(size)])
+        assert sorted(done) == list(range(size))
+
+
+@pytest.mark.parametrize("bad", [0, 1, 5])
+def test_what_a_part_raises_is_raised(bad: int) -> None:
+    def part(k: int) -> None:
+        if k == bad:
+            raise ArithmeticError(k)
+
+    workers = Workers(2)
+    with pytest.raises(ArithmeticError):
+        workers([partial(part, k) for k in range(6)])
+    done: list[int] = []
+    workers([lambda: done.append(1)] * 4)
+    assert len(done) == 4
+
+
+def test_kernels_release_the_interpreter() -> None:
+    """Otherwise threads would be no use: this one counts while a kernel runs."""
+    x = np.zeros((64, 8, 96, 128), np.float32)
+    out = np.empty((64, 16, 192, 256), np.float32)
+    skip = np.empty((0, 0, 0, 0), np.float32)
+    kernels.grow(x[:1], kernels.BILINEAR, True, skip, out[:1], (0, 1))  # compiled from here on
+    thread = threading.Thread(target=kernels.grow, args=(x, kernels.BILINEAR, True, skip, out, (0, 1024)))
+    thread.start()
+    counted = 0
+    while thread.is_alive():
+        counted += 1
+    assert counted > 1000
+
+
+def test_without_a_place_for_compiled_code(tmp_path: Path) -> None:
+    """A read-only installation of a user without a home compiles anew each time."""
+    code = """
+import numba
+njit = numba.njit
+def refuse(function=None, **options):
+    if options.get("cache"):
+        def decorate(function):
+            raise RuntimeError("cannot cache function: no locator available")
+        return decorate
+    return njit(function, **options) if function else njit(**options)
+numba.njit = refuse
+from tinyhd.simd import compiled
+@compiled
+def double(x):
+    return 2 * x
+print(double(21))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "42"

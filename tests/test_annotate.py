@@ -4,6 +4,8 @@ import csv
 import itertools
 import json
 import math
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
@@ -373,3 +375,25 @@ def test_memory_stays_flat(tmp_path: Path, normalize: str) -> None:
         tracemalloc.stop()
     # how full the queues are at their fullest is up to the threads; keeping every map would take 144 of them
     assert peaks[1] < peaks[0] + 24 * 192 * 256 * 4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")
+def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
+    """The most that a process takes for 1280x720 video: below 1.5 GB, and no more for ten times the length."""
+    code = """
+import sys
+from tinyhd import annotate
+annotate(sys.argv[1], sys.argv[2])
+status = open("/proc/self/status").read()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+    peaks = []
+    for frames in (100, 1000):
+        source, target = tmp_path / f"{frames}.mp4", tmp_path / f"{frames}.out.mp4"
+        makers.make_video(source, frames, width=1280, height=720, options={"preset": "ultrafast"})
+        done = subprocess.run(
+            [sys.executable, "-c", code, source, target], capture_output=True, text=True, check=True, timeout=600
+        )
+        peaks.append(int(done.stdout) * 1024)
+    assert max(peaks) < 1.5e9
+    assert peaks[1] < peaks[0] * 1.05

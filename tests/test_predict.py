@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from stub_model import GreyModel
 from torch import Tensor
 
 from tinyhd import predict
@@ -77,6 +78,14 @@ def test_frames_are_read_as_by_way_of_rgb(kind: str, size: tuple[int, int], colo
     assert difference.mean() < 0.005
 
 
+def test_videos_are_not_converted_to_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(frame: Frame) -> np.ndarray:
+        raise AssertionError("the whole frame was converted")
+
+    monkeypatch.setattr(Frame, "to_rgb", refuse)
+    assert len(list(predict_video(makers.plain(tmp_path, 20).path, GreyModel()))) == 20
+
+
 def test_thumbnail_is_luma() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
     luma = rgb.astype(float) @ [0.299, 0.587, 0.114]
@@ -100,6 +109,10 @@ class MadeFrame:
         rgb[:8, :8] = self.index
         rgb[:8, 8:16] = 10 * self.scene
         return rgb
+
+    @property
+    def image(self) -> av.VideoFrame:
+        return av.VideoFrame.from_ndarray(self.to_rgb(), format="rgb24")
 
 
 @lru_cache

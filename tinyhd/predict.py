@@ -193,7 +193,7 @@ def _batch_size(maps: MapsFunction, batch_size: int | None) -> int:
 def _predict(
     frames: Iterable[Frame], maps: MapsFunction, windowing: Windowing, cuts: bool, batch_size: int, read_ahead: int
 ) -> Iterator[Prediction]:
-    prepared = ((frame, preprocess(frame.to_rgb())) for frame in frames)
+    prepared = ((frame, preprocess_frame(frame)) for frame in frames)
     with closing(ahead(prepared, read_ahead) if read_ahead else prepared) as prepared, closing(_Batches(maps)) as done:
         marked = mark_cuts(prepared, lambda item: thumbnail(item[1])) if cuts else ((item, False) for item in prepared)
         queue: deque[_Job] = deque()
@@ -231,7 +231,7 @@ class _Batches:
 
     def after(self, jobs: list[_Job]) -> Iterator[Prediction]:
         """Take a batch; the predictions that are final now: of this one, or of the one before where it is in flight."""
-        clips = torch.stack([job.clip for job in jobs])
+        clips = torch.stack([job.clip for job in jobs]) if len(jobs) > 1 else jobs[0].clip[None]
         places = [(job.shot, job.window) for job in jobs]
         if self._start is None:
             yield from _placed(places, self._maps(clips))

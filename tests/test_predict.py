@@ -1,6 +1,7 @@
 """tinyhd.predict: preprocessing, and one map per frame whatever the video, with made frames and with the real thing."""
 
 import copy
+import itertools
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -76,6 +77,16 @@ def test_frames_are_read_as_by_way_of_rgb(kind: str, size: tuple[int, int], colo
     difference = (levels * (preprocess_frame(frame) - preprocess(frame.to_rgb()))).abs()
     assert difference.max() < 1.001
     assert difference.mean() < 0.005
+
+
+@pytest.mark.parametrize(
+    "kind", ["rotated_90", "rotated_180", "mirrored", "interlaced", "full_range", "bt709", "ten_bit", "odd_size", "jpg"]
+)
+def test_frames_of_all_kinds_are_read_as_by_way_of_rgb(tmp_path: Path, kind: str) -> None:
+    """Filters leave planes of many layouts in memory."""
+    with open_video(makers.HARD_FILES[kind](tmp_path).path) as video:
+        for frame in itertools.islice(video, 3):
+            torch.testing.assert_close(preprocess_frame(frame), preprocess(frame.to_rgb()), rtol=0, atol=1e-5)
 
 
 def test_videos_are_not_converted_to_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

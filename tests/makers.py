@@ -280,6 +280,12 @@ def mirrored(folder: Path) -> Made:
     return Made(path, list(range(24)), _ticks(24))
 
 
+def flipped(folder: Path) -> Made:
+    """Stored upside down, with a display matrix that says so and nothing else."""
+    path = make_video(folder / "flipped.mp4", transform=lambda rgb, _: rgb[::-1].copy(), rotation=180, hflip=True)
+    return Made(path, list(range(24)), _ticks(24))
+
+
 def odd_size(folder: Path) -> Made:
     path = make_video(folder / "odd_size.mkv", width=181, height=127, codec="ffv1")
     return Made(path, list(range(24)), _ticks(24), size=(181, 127))
@@ -623,6 +629,7 @@ HARD_FILES: dict[str, Callable[[Path], Made]] = {
     "rotated_180": lambda folder: rotated(folder, 180),
     "rotated_270": lambda folder: rotated(folder, 270),
     "mirrored": mirrored,
+    "flipped": flipped,
     "odd_size": odd_size,
     "ten_bit": ten_bit,
     "full_range": full_range,

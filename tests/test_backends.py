@@ -1,6 +1,7 @@
 """Every backend gives the same maps as the published network, and the right one is taken."""
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,21 @@ def test_auto_takes_a_precision_only_where_the_cpu_has_it(monkeypatch: pytest.Mo
     for has in (True, False):
         monkeypatch.setattr(backends, "_openvino_can", lambda core, precision, has=has: has)
         assert choose_backend(torch.device("cpu"), "bfloat16") == ("openvino" if has else "torch")
+
+
+def test_numba_that_does_not_work_is_done_without(
+    tiny: TinyHD, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tinyhd.simd", None)
+    monkeypatch.setattr(backends, "is_installed", lambda what: False)
+    backends.kernels_work.cache_clear()
+    try:
+        assert choose_backend(torch.device("cpu")) == "torch"
+        assert "costs speed" in caplog.text
+        with pytest.raises(OptionError, match="use another --backend"):
+            open_backend(tiny, "numba")
+    finally:
+        backends.kernels_work.cache_clear()
 
 
 def test_it_says_what_it_took(tiny: TinyHD, caplog: pytest.LogCaptureFixture) -> None:

@@ -80,7 +80,11 @@ def test_frames_are_read_as_by_way_of_rgb(kind: str, size: tuple[int, int], colo
 
 
 @pytest.mark.parametrize(
-    "kind", ["rotated_90", "rotated_180", "mirrored", "interlaced", "full_range", "bt709", "ten_bit", "odd_size", "jpg"]
+    "kind",
+    [
+        *("rotated_90", "rotated_180", "mirrored", "flipped", "interlaced"),
+        *("full_range", "bt709", "ten_bit", "odd_size", "jpg"),
+    ],
 )
 def test_frames_of_all_kinds_are_read_as_by_way_of_rgb(tmp_path: Path, kind: str) -> None:
     """Filters leave planes of many layouts in memory."""

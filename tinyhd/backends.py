@@ -6,6 +6,7 @@ converting takes seconds.
 
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import shutil
@@ -13,6 +14,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -23,7 +25,7 @@ from torch import Tensor
 import tinyhd
 from tinyhd.convert import CLIP_SHAPE, import_runtime, inference_copy, is_installed, to_onnx, to_openvino
 from tinyhd.errors import OptionError
-from tinyhd.model import TinyHD, TinyHDConfig
+from tinyhd.model import CLIP_LENGTH, TinyHD, TinyHDConfig
 from tinyhd.weights import cache_folder
 
 log = logging.getLogger("tinyhd.backends")
@@ -69,11 +71,11 @@ class _Backend(ABC):
 
 @contextlib.contextmanager
 def memory_errors(device: torch.device, clips: int) -> Iterator[None]:
-    """Turns PyTorch's errors for lack of memory, of a batch of so many clips, into `OptionError`."""
+    """Turns errors for lack of memory, of a batch of so many clips, into `OptionError`."""
     try:
         yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
             raise OptionError(
                 f"device {device} has too little memory for batches of {clips} clips; "
                 "use a smaller batch size or another device."
@@ -114,7 +116,7 @@ class NumbaMaps(_Backend):
     """The project's own kernels for CPUs (`tinyhd.fused`), with as many threads as PyTorch would take; clip by clip.
 
     Raises:
-        OptionError: a precision other than float32.
+        OptionError: a precision other than float32, or Numba does not work here.
     """
 
     name = "numba"
@@ -124,21 +126,24 @@ class NumbaMaps(_Backend):
         self._needs_cpu()
         if precision != "float32":
             raise OptionError("--backend numba computes in float32 only.")
+        if not kernels_work():
+            raise OptionError("Numba does not work here: use another --backend, or reinstall numba and numpy.")
         from tinyhd.fused import fused_network  # Numba takes half a second to import
 
         self._network = fused_network(model, torch.get_num_threads())
         self._lock = threading.Lock()
-        patience = threading.Timer(2, log.info, ["Compiling the kernels, which is done once and takes some seconds."])
+        patience = threading.Timer(2, log.info, ["Compiling the kernels, which takes some seconds the first time."])
         patience.start()
         try:
-            self(torch.zeros(1, *CLIP_SHAPE))
+            with torch.inference_mode():
+                self._network(torch.zeros(1, 3, CLIP_LENGTH, 32, 32))
         finally:
             patience.cancel()
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:
         """See `MapsFunction`."""
-        with self._lock:  # its threads are busy with one clip
+        with self._lock, memory_errors(self.device, len(clips)):  # its threads are busy with one clip
             return torch.cat([self._network(clip[None]).fused for clip in clips])
 
 
@@ -216,12 +221,23 @@ class OnnxMaps(_Backend):
         return torch.from_numpy(maps)
 
 
+@lru_cache
+def kernels_work() -> bool:
+    """Whether Numba can be imported: it refuses, for one, versions of NumPy that it does not know."""
+    try:
+        importlib.import_module("tinyhd.simd")
+    except ImportError as error:
+        log.warning("Numba does not work here, which costs speed: %s.", str(error).rstrip("."))
+        return False
+    return True
+
+
 def choose_backend(device: torch.device, precision: str = "float32") -> str:
-    """What `auto` means: on CPUs the project's kernels for float32, otherwise OpenVINO where it is installed and the
-    CPU has the precision; PyTorch for all else."""
+    """What `auto` means: on CPUs the project's kernels for float32, where Numba works, otherwise OpenVINO where it is
+    installed and the CPU has the precision; PyTorch for all else."""
     if device.type != "cpu":
         return "torch"
-    if precision == "float32":
+    if precision == "float32" and kernels_work():
         return "numba"
     if is_installed("openvino") and _openvino_can(import_runtime("openvino").Core(), precision):
         return "openvino"
@@ -244,7 +260,7 @@ _CLASSES: dict[str, Callable[[TinyHD, str], _Backend]] = {
 }
 
 # The last one made for a model, with what it was made of: compiling takes about a second.
-_made: WeakKeyDictionary[TinyHD, tuple[tuple[str, str, str], _Backend]] = WeakKeyDictionary()
+_made: WeakKeyDictionary[TinyHD, tuple[tuple[object, ...], _Backend]] = WeakKeyDictionary()
 
 
 def open_backend(model: TinyHD, backend: str = "auto", precision: str = "float32") -> MapsFunction:
@@ -264,7 +280,7 @@ def open_backend(model: TinyHD, backend: str = "auto", precision: str = "float32
         raise OptionError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
     device = next(model.parameters()).device
     name = choose_backend(device, precision) if backend == "auto" else backend
-    key = (f"{name} on {device}", precision, fingerprint(model))
+    key = (name, device, precision, torch.get_num_threads(), fingerprint(model))
     known, made = _made.get(model, (None, None))
     if made is None or known != key:
         made = _CLASSES[name](model, precision)

@@ -4,6 +4,7 @@ Between the blocks there are no tensors but `Planar` activations, which take par
 protocol for that (`__torch_function__`): enlarging, shuffling and adding wait until they can be done in one pass.
 """
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -36,29 +37,36 @@ class Workers:
         self._pool = ThreadPoolExecutor(count - 1, "tinyhd-kernels") if count > 1 else None
 
     def __call__(self, parts: Sequence[Callable[[], None]]) -> None:
-        """Run all; what one raises is raised."""
+        """Run all; of what parts raise the first is raised, and the rest is left."""
         waiting = iter(parts)
         lock = threading.Lock()
+        errors: list[BaseException] = []
 
         def work() -> None:
-            while True:
+            while not errors:
                 with lock:
                     part = next(waiting, None)
                 if part is None:
                     return
-                part()
+                try:
+                    part()
+                except BaseException as error:
+                    errors.append(error)
 
-        helpers = min(self.count, len(parts)) - 1
-        others = [self._pool.submit(work) for _ in range(helpers)] if self._pool else []
-        try:
-            work()
-        finally:
-            for other in others:
+        others = []
+        if self._pool:
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending: no new threads
+                others = [self._pool.submit(work) for _ in range(min(self.count, len(parts)) - 1)]
+        work()
+        for other in others:
+            if not other.cancel():  # one that has not begun never will, in a forked process
                 other.result()
+        if errors:
+            raise errors[0]
 
     def share(self, kernel: Callable[..., None], size: int, *arguments: Any) -> None:
         """Call kernel(*arguments, (first, last + 1)) for parts of `size` things."""
-        step = -(-size // self.count)
+        step = max(1, -(-size // self.count))
         self([lambda k=k: kernel(*arguments, (k, min(size, k + step))) for k in range(0, size, step)])  # type: ignore[misc]
 
 
@@ -89,6 +97,7 @@ class Planar:
         if skip is None:
             skip = np.empty((0, 0, 0, 0), np.float32)
         planes = out.shape[0] * out.shape[1]
+        assert skip.size == 0 or skip.shape == out.shape == self.shape[1:]  # kernels do not look where they write
         self.workers.share(kernels.grow, planes, self._array, self._space, self._time, skip, out)
         return out
 
@@ -99,6 +108,8 @@ class Planar:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: tuple[Any, ...], kwargs: Any = None) -> Any:
+        if function not in _FUNCTIONS:
+            return NotImplemented
         return _FUNCTIONS[function](*arguments, **(kwargs or {}))
 
 
@@ -119,6 +130,7 @@ def _cat(parts: Sequence[Planar], dim: int) -> Planar:
     _, _, *frame = parts[0].shape
     out = np.empty((sum(part.shape[1] for part in parts), *frame), np.float32)
     first = 0
+    assert all(part.shape[2:] == (*frame,) for part in parts)
     for part in parts:
         part._grown(None, out[first : first + part.shape[1]])
         first += part.shape[1]
@@ -194,6 +206,7 @@ class FusedBlock(nn.Module):
         channels, *frame = source.shape
         steps, height, width = frame
         time, space = self._stride
+        assert width % space == 0
         out_height, out_width = (height - 1) // space + 1, (width - 1) // space + 1
         out_frame = ((steps + 2 * self._pad - self._taps) // time + 1, out_height, out_width)
         group = min(_GROUP, self._hidden)
@@ -234,7 +247,8 @@ class FusedStem(nn.Module):
 
     def forward(self, clip: Tensor) -> Planar:
         """(1, 3, T, H, W) -> (1, out, T / 2, H / 2, W / 2)."""
-        _, channels, steps, height, width = clip.shape
+        clips, channels, steps, height, width = clip.shape
+        assert clips == 1
         flat = clip.contiguous().numpy().reshape(channels, -1)
         frame = (steps // 2, height // 2, width // 2)
         out = np.empty((self._channels, *frame), np.float32)

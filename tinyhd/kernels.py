@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyhd.simd import clamp, compiled, divide, exp, fma, load, load_one, spread, store
 
-# ---- arithmetic; lengths n are in elements, multiples of `_STEP`
+# ---- arithmetic; lengths n are in elements, multiples of `_STEP`; NaN comes out of a clamp as its lower bound
 
 _STEP = 16
 
@@ -92,7 +92,7 @@ def _copy_in(x, frame, stride, first, rows, pitch, target, length):
     For stride 2, even and odd rows and columns go apart, so that what a tap of the convolution meets lies in a row.
     """
     steps, height, width = frame
-    half = length // 4
+    quarter = length // 4
     for c in range(x.shape[0]):
         for t in range(steps):
             line = target[c, t]
@@ -104,8 +104,8 @@ def _copy_in(x, frame, stride, first, rows, pitch, target, length):
                     for i in range(width):
                         to[i] = source[i]
                 else:
-                    at = (k % 2) * 2 * half + (k // 2) * pitch
-                    odd, even = line[at + half : at + half + width // 2], line[at + 1 : at + 1 + width // 2]
+                    at = (k % 2) * 2 * quarter + (k // 2) * pitch
+                    odd, even = line[at + quarter : at + quarter + width // 2], line[at + 1 : at + 1 + width // 2]
                     for i in range(width // 2):
                         odd[i] = source[2 * i]
                         even[i] = source[2 * i + 1]
@@ -115,7 +115,7 @@ def _copy_in(x, frame, stride, first, rows, pitch, target, length):
 def _holes(frame, stride, first, rows, pitch, length):
     """Places of `_copy_in`'s target that lie outside of the picture and must be zero after the expansion."""
     _, height, width = frame
-    half = length // 4
+    quarter = length // 4
     places = np.empty(length, np.int64)
     count = 0
     for k in range(rows):
@@ -125,13 +125,13 @@ def _holes(frame, stride, first, rows, pitch, length):
                 places[count] = k * pitch + i
                 count += 1
         else:
-            at = (k % 2) * 2 * half + (k // 2) * pitch
+            at = (k % 2) * 2 * quarter + (k // 2) * pitch
             for i in range(width // 2 + 1 if outside else 1):
                 places[count] = at + i
                 count += 1
             if outside:
                 for i in range(width // 2):
-                    places[count] = at + half + i
+                    places[count] = at + quarter + i
                     count += 1
     if stride == 1:
         places[count] = rows * pitch  # right of the last row
@@ -265,13 +265,13 @@ def stem(x, frame, w, bias, out, out_frame, rows):
     pitch = out_frame[2] + 1
     n = -(-count * pitch // _STEP) * _STEP
     nine, length = _places(2, reach, pitch)
-    padded = np.zeros((depth, steps + 1, length), np.float32)  # vectors may read on behind the last frame
+    padded = np.zeros((depth, steps, length), np.float32)
     _copy_in(x, frame, 2, first, reach, pitch, padded, length)
     source = padded.ravel()
     place = np.empty(3 * depth * 9, np.int64)
     for k in range(place.size):
         t, c, i = k // (depth * 9), k // 9 % depth, k % 9
-        place[k] = (c * (steps + 1) + t) * length + nine[i]
+        place[k] = (c * steps + t) * length + nine[i]
     sums = np.empty(channels * out_steps * n, np.float32)
     flat = w.ravel()
     for to in range(out_steps):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinyhd.backends import PRECISIONS as PRECISIONS
-from tinyhd.backends import MapsFunction, open_backend
+from tinyhd.backends import MapsFunction, kernels_work, open_backend
 from tinyhd.backends import TorchMaps as TorchMaps
 from tinyhd.clips import DEFAULT_OVERLAP, Window, Windowing
 from tinyhd.cuts import THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH, mark_cuts
@@ -28,7 +28,7 @@ _READ_AHEAD = 12
 # for a line of RGB samples: 8-bit levels * _SCALE - _OFFSET are normalised
 _SCALE: np.ndarray = np.tile(1 / (255 * np.array(IMAGENET_STD, np.float32)), MAP_WIDTH)
 _OFFSET: np.ndarray = np.tile(np.array(IMAGENET_MEAN, np.float32) / np.array(IMAGENET_STD, np.float32), MAP_WIDTH)
-_LUMA_OF_NORMALISED = np.array((0.299, 0.587, 0.114)) * IMAGENET_STD * 255
+_LUMA_OF_NORMALISED = (np.array((0.299, 0.587, 0.114)) * IMAGENET_STD * 255).astype(np.float32)
 
 
 class Prediction(NamedTuple):
@@ -75,7 +75,9 @@ def preprocess(rgb: np.ndarray) -> Tensor:
 def preprocess_frame(frame: Frame) -> Tensor:
     """`preprocess` of a decoded frame, where it can straight from its YUV planes: float32 (3, 192, 256)."""
     image = frame.image
-    if image.format.name != "yuv420p" or image.height % 2:  # FFmpeg converts odd heights in another way
+    # FFmpeg converts odd heights in another way; a filter that flips a picture only turns its lines' order round
+    is_simple = image.format.name == "yuv420p" and image.height % 2 == 0 and image.planes[0].line_size > 0
+    if not is_simple or not kernels_work():
         return preprocess(frame.to_rgb())
     from tinyhd.sampling import sample  # Numba takes half a second to import
 
@@ -92,8 +94,11 @@ def _taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def thumbnail(image: Tensor) -> np.ndarray:
     """What `mark_cuts` looks at: the luma of a preprocessed frame up to a constant, float (24, 32) in 8-bit levels."""
-    small = F.avg_pool2d(image, (MAP_HEIGHT // THUMBNAIL_HEIGHT, MAP_WIDTH // THUMBNAIL_WIDTH)).numpy()
-    return np.tensordot(_LUMA_OF_NORMALISED, small, 1)
+    luma = np.tensordot(_LUMA_OF_NORMALISED, image.numpy(), 1)
+    height, width = MAP_HEIGHT // THUMBNAIL_HEIGHT, MAP_WIDTH // THUMBNAIL_WIDTH
+    lines = luma.reshape(THUMBNAIL_HEIGHT, height, MAP_WIDTH).sum(1)
+    small: np.ndarray = lines.reshape(THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH, width).sum(2)
+    return small / (height * width)
 
 
 def predict_video(
@@ -317,10 +322,22 @@ class _Shot:
         self.shapes, self.masses, self.weights = self.shapes[count:], self.masses[count:], self.weights[count:]
         self.first_waiting = window.settled
         if result.shape[1:] != (MAP_HEIGHT, MAP_WIDTH):
-            # bicubic keeps the peaks that bilinear flattens; it may swing a little below zero
-            result = F.interpolate(result[:, None], (MAP_HEIGHT, MAP_WIDTH), mode="bicubic", align_corners=False)[:, 0]
-            result = result.clamp_min(0)
+            result = _enlarged(result)
         return [Prediction(*_popped(self.waiting, m)) for m in result.cpu().numpy()]
+
+
+def _enlarged(maps: Tensor) -> Tensor:
+    """Maps (N, H, W) at full size: bicubic, which keeps the peaks that bilinear flattens."""
+    rows, columns = _bicubic(maps.shape[1], MAP_HEIGHT), _bicubic(maps.shape[2], MAP_WIDTH)
+    # as matrix products, which are much faster than `F.interpolate` on CPUs; it may swing a little below zero
+    return (rows.to(maps) @ maps @ columns.to(maps).T).clamp_min_(0)
+
+
+@lru_cache(maxsize=16)
+def _bicubic(size: int, out_size: int) -> Tensor:
+    """Bicubic interpolation along a line as a matrix, (out_size, size)."""
+    each = torch.eye(size)[:, None, :, None]
+    return F.interpolate(each, (out_size, 1), mode="bicubic", align_corners=False)[:, 0, :, 0].T
 
 
 def _popped(waiting: deque[tuple[Frame, bool]], saliency: np.ndarray) -> tuple[Frame, np.ndarray, bool]:

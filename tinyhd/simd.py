@@ -12,6 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, register_model
 
 LANES = 8
@@ -20,7 +21,8 @@ LANES = 8
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function of plain numbers and arrays; kept on disk where there is a place for it. It releases the GIL.
 
-    Divisions by zero give what they do in NumPy.
+    Divisions by zero give what they do in NumPy. Numba compiles anew when the function's own file has changed, but not
+    when this one has: then delete `__pycache__/*.nb?`.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
@@ -46,6 +48,13 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, _ir_vector)
 
 
+def _checked(array: Any) -> Any:
+    """Numba's type of an array, if vectors can be read from its memory."""
+    if not (isinstance(array, types.Array) and (array.dtype, array.ndim, array.layout) == (types.float32, 1, "C")):
+        raise TypingError(f"vectors are of one-dimensional, contiguous float32 arrays, not {array}")
+    return array
+
+
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     pointer = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(pointer, [index]), _ir_vector.as_pointer())
@@ -58,7 +67,7 @@ def load(context, array, index):
     def generate(context, builder, signature, arguments):
         return builder.load(_place(context, builder, signature.args[0], *arguments), align=4)
 
-    return _vector(array, types.intp), generate
+    return _vector(_checked(array), types.intp), generate
 
 
 @intrinsic
@@ -70,7 +79,7 @@ def store(context, array, index, vector):
         builder.store(vector, _place(context, builder, signature.args[0], array, index), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _vector), generate
+    return types.void(_checked(array), types.intp, _vector), generate
 
 
 def _spread(builder: Any, value: Any) -> Any:
@@ -98,7 +107,7 @@ def load_one(context, array, index):
         pointer = context.make_array(signature.args[0])(context, builder, array).data
         return _spread(builder, builder.load(builder.gep(pointer, [index])))
 
-    return _vector(array, types.intp), generate
+    return _vector(_checked(array), types.intp), generate
 
 
 @intrinsic

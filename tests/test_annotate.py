@@ -396,4 +396,4 @@ print(next(line.split()[1] for line in status.splitlines() if line.startswith("V
         )
         peaks.append(int(done.stdout) * 1024)
     assert max(peaks) < 1.5e9
-    assert peaks[1] < peaks[0] * 1.05
+    assert peaks[1] < peaks[0] * 1.1  # keeping one map for each of 900 frames would take a quarter more

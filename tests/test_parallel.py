@@ -12,7 +12,7 @@ import torch
 from stub_model import GreyModel
 from torch import Tensor
 
-from tinyhd import encode, video
+from tinyhd import encode, predict, video
 from tinyhd.errors import InputError, OutputError
 from tinyhd.parallel import ahead
 from tinyhd.pipeline import annotate
@@ -132,7 +132,7 @@ def test_a_failing_stage_ends_the_run(
 
     monkeypatch.setattr(video.PictureConverter, "__call__", counted)
     if stage == "reader":
-        monkeypatch.setattr(video.Frame, "to_rgb", fail_at(30, error, video.Frame.to_rgb))
+        monkeypatch.setattr(predict, "preprocess_frame", fail_at(30, error, predict.preprocess_frame))
     if stage == "model":
         model = FailingModel(error)
     if stage == "writer":

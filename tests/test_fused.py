@@ -210,11 +210,7 @@ def test_threads_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = Workers(3)
     done: list[int] = []
     workers([partial(done.append, k) for k in range(3)])
-
-    class Never(Future):  # type: ignore[type-arg]
-        """Of a thread that is not there."""
-
-    for submit in (lambda work: Never(), lambda work: (_ for _ in ()).throw(RuntimeError("shutdown"))):
+    for submit in (lambda work: Future(), lambda work: (_ for _ in ()).throw(RuntimeError("shutdown"))):
         done.clear()
         monkeypatch.setattr(workers._pool, "submit", submit)
         workers([partial(done.append, k) for k in range(9)])

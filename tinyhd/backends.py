@@ -65,6 +65,10 @@ class _Backend(ABC):
         if self.device.type != "cpu":
             raise OptionError(f"{self.name} runs on the CPU here: use --device cpu, or --backend torch.")
 
+    def _needs_float32(self) -> None:
+        if self.precision != "float32":
+            raise OptionError(f"--backend {self.name} computes in float32 only.")
+
     def __str__(self) -> str:
         return f"{self.name} on {self.device}, {self.precision}"
 
@@ -124,8 +128,7 @@ class NumbaMaps(_Backend):
     def __init__(self, model: TinyHD, precision: str = "float32") -> None:
         super().__init__(model, precision)
         self._needs_cpu()
-        if precision != "float32":
-            raise OptionError("--backend numba computes in float32 only.")
+        self._needs_float32()
         if not kernels_work():
             raise OptionError("Numba does not work here: use another --backend, or reinstall numba and numpy.")
         from tinyhd.fused import fused_network  # Numba takes half a second to import
@@ -205,8 +208,7 @@ class OnnxMaps(_Backend):
     def __init__(self, model: TinyHD, precision: str = "float32") -> None:
         super().__init__(model, precision)
         self._needs_cpu()
-        if precision != "float32":
-            raise OptionError("--backend onnxruntime computes in float32 only.")
+        self._needs_float32()
         runtime = import_runtime("onnxruntime")
         onnx = import_runtime("onnx")
         options = runtime.SessionOptions()

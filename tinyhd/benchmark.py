@@ -229,8 +229,8 @@ def machine() -> dict[str, Any]:
         "tinyhd": tinyhd.__version__,
         "torch": torch.__version__,
     }
-    for name in ("openvino", "onnxruntime"):
-        if is_installed(name):
+    for name in ("numba", "openvino", "onnxruntime"):
+        if name not in EXTRAS or is_installed(name):
             found[name] = __import__(name).__version__
     return found
 

@@ -119,8 +119,8 @@ def import_runtime(what: str) -> Any:
     try:
         first, *_ = [importlib.import_module(name) for name in EXTRAS[what]]
     except ImportError as error:
-        package = f"'tinyhd[{'openvino' if what == 'openvino' else 'onnx'}]'"
+        extra = "openvino" if what == "openvino" else "onnx"
         raise OptionError(
-            f"{' and '.join(EXTRAS[what])} must be installed for this ({error}): pip install {package}."
+            f"{' and '.join(EXTRAS[what])} must be installed for this ({error}): pip install 'tinyhd[{extra}]'."
         ) from error
     return first

@@ -257,6 +257,12 @@ def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
     assert sizes[45] < sizes[10] / 2
 
 
+def test_x264_takes_frames_not_slices(tmp_path: Path) -> None:
+    """As FFmpeg does: slice threads, PyAV's default, make larger files more slowly."""
+    rewrite(make_video(tmp_path / "in.mp4", 12), tmp_path / "out.mp4")
+    assert b"sliced_threads=0" in (tmp_path / "out.mp4").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tinyhd import fused, kernels
 from tinyhd.convert import inference_copy
-from tinyhd.fused import FusedBlock, Planar, Workers, fused_network
+from tinyhd.fused import FusedBlock, FusedStem, Memory, Planar, Workers, fused_network
 from tinyhd.layers import ConvNorm, InvertedResidual, pixel_shuffle, upsample_space, upsample_time
 from tinyhd.model import TinyHD, TinyHDConfig
 from tinyhd.simd import compiled, exp, load, store
@@ -34,6 +34,13 @@ def with_statistics(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
+@pytest.fixture
+def everything_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the threads, however little it is."""
+    monkeypatch.setattr(fused, "_FEW_NUMBERS", 0)
+    monkeypatch.setattr(fused, "_FEW_PRODUCTS", 0)
+
+
 def planar(x: Tensor, threads: int = 2) -> Planar:
     return Planar(Workers(threads), x[0].numpy().copy())
 
@@ -41,6 +48,8 @@ def planar(x: Tensor, threads: int = 2) -> Planar:
 # ---- blocks
 
 
+@pytest.mark.usefixtures("everything_is_shared")
+@pytest.mark.parametrize("groups", [(32, 16), (4,)])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(
     ("channels", "frame", "options"),
@@ -56,18 +65,32 @@ def planar(x: Tensor, threads: int = 2) -> Planar:
         ((6, 36, 10), (2, 12, 16), {"stride": (1, 2, 2), "kernel_size": (2, 3, 3), "padding": (0, 1, 1)}),
         ((6, 36, 10), (1, 6, 8), {"kernel_size": (1, 3, 3), "padding": (0, 1, 1)}),
         ((6, 12, 4), (1, 12, 16), {}),  # one frame, of which the kernel meets nothing before and after
-        ((6, 12, 4), (2, 2, 2), {"stride": (2, 2, 2)}),
-        ((6, 12, 4), (2, 1, 1), {}),
+        ((6, 12, 4), (3, 7, 40), {}),
+        ((6, 12, 4), (2, 2, 16), {"stride": (2, 2, 2)}),
+        ((8, 8, 4), (4, 14, 48), {"expand": False, "stride": (2, 2, 2)}),
+        ((6, 12, 4), (2, 1, 8), {}),
+        ((6, 12, 4), (2, 3, 9), {}),  # no rows of eight: by PyTorch
     ],
 )
-def test_block(threads: int, channels: tuple[int, int, int], frame: tuple[int, int, int], options: dict) -> None:
+def test_block(
+    monkeypatch: pytest.MonkeyPatch,
+    groups: tuple[int, ...],
+    threads: int,
+    channels: tuple[int, int, int],
+    frame: tuple[int, int, int],
+    options: dict,
+) -> None:
+    monkeypatch.setattr(fused, "_GROUPS", groups)
     torch.manual_seed(0)
     inputs, hidden, outputs = channels
     block = with_statistics(InvertedResidual(inputs, hidden, outputs, **options))
     x = torch.randn(1, inputs, *frame) * 3  # so that ReLU6 cuts at both ends
     with torch.inference_mode():
         expected = block(x)
-        found = FusedBlock(inference_copy(block, plain=True))(planar(x, threads))
+        fused_block = FusedBlock(inference_copy(block, plain=True))
+        if frame[2] % 8 == 0:  # that it is our kernels which compute
+            monkeypatch.setattr(fused_block, "_plain", ())
+        found = fused_block(planar(x, threads))
     assert found.shape == tuple(expected.shape)
     torch.testing.assert_close(torch.from_numpy(found.values())[None], expected, rtol=1e-4, atol=1e-4)
 
@@ -82,6 +105,7 @@ def test_bands_cover_all_rows_once() -> None:
 # ---- what lies between them
 
 
+@pytest.mark.usefixtures("everything_is_shared")
 @pytest.mark.parametrize("space", [lambda x: x, pixel_shuffle, upsample_space])
 @pytest.mark.parametrize("time", [lambda x: x, upsample_time])
 @pytest.mark.parametrize("frame", [(4, 6, 8), (1, 5, 9), (2, 1, 1)])
@@ -144,10 +168,11 @@ CONFIGS = [
 @pytest.mark.parametrize(
     "config", [*CONFIGS, TinyHDConfig(True, 4, ("d1",)), TinyHDConfig(False, 4, ("d2", "d3"), ("d3", "d2"))], ids=str
 )
-def test_network(config: TinyHDConfig) -> None:
+@pytest.mark.parametrize("size", [256, 96])  # all by kernels; some by PyTorch
+def test_network(config: TinyHDConfig, size: int) -> None:
     torch.manual_seed(0)
     model = with_statistics(TinyHD(config))
-    clip = torch.randn(1, 3, 16, 64, 96)
+    clip = torch.randn(1, 3, 16, 32, size)
     with torch.inference_mode():
         expected, found = model(clip), fused_network(model, 2)(clip)
     torch.testing.assert_close(found.fused, expected.fused, rtol=1e-4, atol=1e-6)
@@ -163,7 +188,88 @@ def test_the_model_stays_as_it_is() -> None:
     assert any(isinstance(module, ConvNorm) for module in model.modules())
 
 
+def test_clip_after_clip() -> None:
+    """Memory is used again, but never what the caller has been given."""
+    torch.manual_seed(0)
+    network = fused_network(TinyHD(TinyHDConfig(True, 4, ("d1", "d2", "d3"), output_stride=4)).eval(), 2)
+    clips = torch.randn(3, 1, 3, 16, 32, 256)
+    with torch.inference_mode():
+        first = [network(clip).fused for clip in clips]
+        kept = [maps.clone() for maps in first]
+        blocks = [len(block) for block in memory_of(network)._blocks]
+        again = [network(clip).fused for clip in clips]
+    assert not torch.equal(first[0], first[1])
+    for a, b, c in zip(first, kept, again, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    assert [len(block) for block in memory_of(network)._blocks] == blocks
+
+
+def memory_of(network: TinyHD) -> Memory:
+    stem = network.encoder.layers[0]
+    assert isinstance(stem, FusedStem)
+    return stem._workers.memory
+
+
+# ---- memory
+
+
+def test_memory_is_used_again() -> None:
+    memory = Memory()
+    place = memory.take(2, 500).ctypes.data
+    assert memory.take(10, 100).ctypes.data == place
+    assert memory.take(7).ctypes.data == place
+    assert memory.take(2000).ctypes.data != place
+    assert len(memory._blocks) == 3  # one of them of size 0
+
+
+@pytest.mark.parametrize(
+    "held", [lambda a: a, lambda a: a[3:5, 7:], lambda a: a.ravel(), lambda a: torch.from_numpy(a)]
+)
+def test_memory_that_is_held_stays(held) -> None:  # type: ignore[no-untyped-def]
+    memory = Memory()
+    value = held(memory.take(20, 30))
+    value[:] = 1
+    others = [memory.take(600) for _ in range(3)]
+    for other in others:
+        other[:] = 2
+    assert value.sum() == value.size if isinstance(value, np.ndarray) else value.sum() == value.numel()
+    assert len({other.ctypes.data for other in others}) == 3
+
+
+def test_memory_starts_at_lines_of_the_cache() -> None:
+    memory = Memory()
+    assert all(memory.take(size).ctypes.data % 64 == 0 for size in (1, 77, 1000, 100_000))
+
+
+def test_memory_for_several_threads() -> None:
+    memory = Memory()
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for k in range(300):
+            a, b = memory.take(1000 + k), memory.take(10)
+            a[:], b[:] = number, -number
+            if not ((a == number).all() and (b == -number).all()):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
 # ---- threads
+
+
+def test_little_work_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(2)
+    monkeypatch.setattr(workers._pool, "submit", lambda work: pytest.fail("a thread was woken"))
+    x = Planar(workers, np.zeros((8, 2, 12, 16), np.float32))
+    upsample_space(x).values()
+    FusedBlock(inference_copy(InvertedResidual(8, 32, 8).eval(), plain=True))(x)
 
 
 def test_workers_run_every_part_once() -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 import tinyhd
 from tinyhd.convert import CLIP_SHAPE, import_runtime, inference_copy, is_installed, to_onnx, to_openvino
 from tinyhd.errors import OptionError
-from tinyhd.model import CLIP_LENGTH, TinyHD, TinyHDConfig
+from tinyhd.model import CLIP_LENGTH, MAP_WIDTH, TinyHD, TinyHDConfig
 from tinyhd.weights import cache_folder
 
 log = logging.getLogger("tinyhd.backends")
@@ -139,7 +139,7 @@ class NumbaMaps(_Backend):
         patience.start()
         try:
             with torch.inference_mode():
-                self._network(torch.zeros(1, 3, CLIP_LENGTH, 32, 32))
+                self._network(torch.zeros(1, 3, CLIP_LENGTH, 32, MAP_WIDTH))
         finally:
             patience.cancel()
 

@@ -275,6 +275,7 @@ class VideoWriter:
         context.pix_fmt = "yuv420p" if not formats or "yuv420p" in formats else formats[0]
         context.time_base = stream.time_base = fine_time_base(info.time_base)
         context.sample_aspect_ratio = info.sample_aspect_ratio
+        context.thread_type = "AUTO"  # PyAV's default, slice threads, is slower and compresses worse
         for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
             setattr(context, tag, getattr(info, tag))
         if name in ("libx265", "hevc_nvenc", "hevc_videotoolbox"):

@@ -10,297 +10,450 @@ The kernels release the GIL; `tinyhd.fused` gives bands to threads.
 
 import numpy as np
 
-from tinyhd.simd import clamp, compiled, divide, exp, fma, load, load_one, spread, store
+from tinyhd.simd import clamp, compiled, divide, evens, exp, fma, load, load_one, odds, spread, store
 
-# ---- arithmetic; lengths n are in elements, multiples of `_STEP`; NaN comes out of a clamp as its lower bound
+# ---- arithmetic; lengths n are in elements, multiples of eight; NaN comes out of a clamp as its lower bound
 
-_STEP = 16
+
+@compiled
+def _tile3(y, y0, y_row, x, x0, place, w, w0, w_row, bias, b0, rows, depth, add, least, most):
+    """24 columns of `_multiply`."""
+    for r in range(0, rows, 4):
+        q0 = y0 + r * y_row
+        q1 = q0 + y_row
+        q2 = q1 + y_row
+        q3 = q2 + y_row
+        if add:
+            a1, a2, a3 = load(y, q0), load(y, q0 + 8), load(y, q0 + 16)
+            b1, b2, b3 = load(y, q1), load(y, q1 + 8), load(y, q1 + 16)
+            c1, c2, c3 = load(y, q2), load(y, q2 + 8), load(y, q2 + 16)
+            d1, d2, d3 = load(y, q3), load(y, q3 + 8), load(y, q3 + 16)
+        else:
+            k = b0 + r
+            a1, b1, c1, d1 = load_one(bias, k), load_one(bias, k + 1), load_one(bias, k + 2), load_one(bias, k + 3)
+            a2, b2, c2, d2 = a1, b1, c1, d1
+            a3, b3, c3, d3 = a1, b1, c1, d1
+        k = w0 + (r >> 2) * w_row
+        for j in range(depth):
+            p = x0 + place[j]
+            u, v, t = load(x, p), load(x, p + 8), load(x, p + 16)
+            each = load_one(w, k)
+            a1, a2, a3 = fma(each, u, a1), fma(each, v, a2), fma(each, t, a3)
+            each = load_one(w, k + 1)
+            b1, b2, b3 = fma(each, u, b1), fma(each, v, b2), fma(each, t, b3)
+            each = load_one(w, k + 2)
+            c1, c2, c3 = fma(each, u, c1), fma(each, v, c2), fma(each, t, c3)
+            each = load_one(w, k + 3)
+            d1, d2, d3 = fma(each, u, d1), fma(each, v, d2), fma(each, t, d3)
+            k += 4
+        store(y, q0, clamp(a1, least, most))
+        store(y, q0 + 8, clamp(a2, least, most))
+        store(y, q0 + 16, clamp(a3, least, most))
+        store(y, q1, clamp(b1, least, most))
+        store(y, q1 + 8, clamp(b2, least, most))
+        store(y, q1 + 16, clamp(b3, least, most))
+        store(y, q2, clamp(c1, least, most))
+        store(y, q2 + 8, clamp(c2, least, most))
+        store(y, q2 + 16, clamp(c3, least, most))
+        store(y, q3, clamp(d1, least, most))
+        store(y, q3 + 8, clamp(d2, least, most))
+        store(y, q3 + 16, clamp(d3, least, most))
+
+
+@compiled
+def _tile2(y, y0, y_row, x, x0, place, w, w0, w_row, bias, b0, rows, depth, add, least, most):
+    """16 columns of `_multiply`."""
+    for r in range(0, rows, 4):
+        q0 = y0 + r * y_row
+        q1 = q0 + y_row
+        q2 = q1 + y_row
+        q3 = q2 + y_row
+        if add:
+            a1, b1, c1, d1 = load(y, q0), load(y, q1), load(y, q2), load(y, q3)
+            a2, b2, c2, d2 = load(y, q0 + 8), load(y, q1 + 8), load(y, q2 + 8), load(y, q3 + 8)
+        else:
+            k = b0 + r
+            a1, b1, c1, d1 = load_one(bias, k), load_one(bias, k + 1), load_one(bias, k + 2), load_one(bias, k + 3)
+            a2, b2, c2, d2 = a1, b1, c1, d1
+        k = w0 + (r >> 2) * w_row
+        for j in range(depth):
+            p = x0 + place[j]
+            u, v = load(x, p), load(x, p + 8)
+            each = load_one(w, k)
+            a1, a2 = fma(each, u, a1), fma(each, v, a2)
+            each = load_one(w, k + 1)
+            b1, b2 = fma(each, u, b1), fma(each, v, b2)
+            each = load_one(w, k + 2)
+            c1, c2 = fma(each, u, c1), fma(each, v, c2)
+            each = load_one(w, k + 3)
+            d1, d2 = fma(each, u, d1), fma(each, v, d2)
+            k += 4
+        store(y, q0, clamp(a1, least, most))
+        store(y, q0 + 8, clamp(a2, least, most))
+        store(y, q1, clamp(b1, least, most))
+        store(y, q1 + 8, clamp(b2, least, most))
+        store(y, q2, clamp(c1, least, most))
+        store(y, q2 + 8, clamp(c2, least, most))
+        store(y, q3, clamp(d1, least, most))
+        store(y, q3 + 8, clamp(d2, least, most))
+
+
+@compiled
+def _tile1(y, y0, y_row, x, x0, place, w, w0, w_row, bias, b0, rows, depth, add, least, most):
+    """8 columns of `_multiply`."""
+    for r in range(0, rows, 4):
+        q0 = y0 + r * y_row
+        q1 = q0 + y_row
+        q2 = q1 + y_row
+        q3 = q2 + y_row
+        if add:
+            a, b, c, d = load(y, q0), load(y, q1), load(y, q2), load(y, q3)
+        else:
+            k = b0 + r
+            a, b, c, d = load_one(bias, k), load_one(bias, k + 1), load_one(bias, k + 2), load_one(bias, k + 3)
+        k = w0 + (r >> 2) * w_row
+        for j in range(depth):
+            u = load(x, x0 + place[j])
+            a, b = fma(load_one(w, k), u, a), fma(load_one(w, k + 1), u, b)
+            c, d = fma(load_one(w, k + 2), u, c), fma(load_one(w, k + 3), u, d)
+            k += 4
+        store(y, q0, clamp(a, least, most))
+        store(y, q1, clamp(b, least, most))
+        store(y, q2, clamp(c, least, most))
+        store(y, q3, clamp(d, least, most))
 
 
 @compiled
 def _multiply(y, y0, y_row, x, x0, place, w, w0, w_row, bias, b0, rows, depth, n, add, low, high):
-    """y = clamp(w x + bias), or + y where `add`: w (rows, depth), x (depth, n); rows is a multiple of four.
+    """y = clamp(w x + bias), or + y where `add`: y (rows, n), w (rows, depth), x (depth, n); rows: a multiple of 4.
 
-    For the flat arrays y and w the place of the first element and what lies between the starts of their rows; row k of
-    x starts at x0 + place[k].
+    Rows of y are y_row apart, from y0; row j of x starts at x0 + place[j]. Four rows of w lie together, depth first:
+    w (rows / 4, depth, 4), from w0, with w_row from four rows to the next four.
     """
     least, most = spread(low), spread(high)
-    for i in range(0, n, _STEP):
-        for r in range(0, rows, 4):
-            q0 = y0 + r * y_row + i
-            q1, q2, q3 = q0 + y_row, q0 + 2 * y_row, q0 + 3 * y_row
-            if add:
-                a, b, c, d = load(y, q0), load(y, q1), load(y, q2), load(y, q3)
-                e, f, g, h = load(y, q0 + 8), load(y, q1 + 8), load(y, q2 + 8), load(y, q3 + 8)
-            else:
-                k = b0 + r
-                a, b, c, d = load_one(bias, k), load_one(bias, k + 1), load_one(bias, k + 2), load_one(bias, k + 3)
-                e, f, g, h = a, b, c, d
-            at, k0 = x0 + i, w0 + r * w_row
-            k1, k2, k3 = k0 + w_row, k0 + 2 * w_row, k0 + 3 * w_row
-            for j in range(depth):
-                p = at + place[j]
-                u, v = load(x, p), load(x, p + 8)
-                w1 = load_one(w, k0)
-                a, e = fma(w1, u, a), fma(w1, v, e)
-                w2 = load_one(w, k1)
-                b, f = fma(w2, u, b), fma(w2, v, f)
-                w3 = load_one(w, k2)
-                c, g = fma(w3, u, c), fma(w3, v, g)
-                w4 = load_one(w, k3)
-                d, h = fma(w4, u, d), fma(w4, v, h)
-                k0 += 1
-                k1 += 1
-                k2 += 1
-                k3 += 1
-            store(y, q0, clamp(a, least, most))
-            store(y, q0 + 8, clamp(e, least, most))
-            store(y, q1, clamp(b, least, most))
-            store(y, q1 + 8, clamp(f, least, most))
-            store(y, q2, clamp(c, least, most))
-            store(y, q2 + 8, clamp(g, least, most))
-            store(y, q3, clamp(d, least, most))
-            store(y, q3 + 8, clamp(h, least, most))
+    i = 0
+    while i < n:
+        left = n - i
+        if left >= 24 and left % 24 != 8:  # 8 columns alone use half of the processor
+            _tile3(y, y0 + i, y_row, x, x0 + i, place, w, w0, w_row, bias, b0, rows, depth, add, least, most)
+            i += 24
+        elif left >= 16:
+            _tile2(y, y0 + i, y_row, x, x0 + i, place, w, w0, w_row, bias, b0, rows, depth, add, least, most)
+            i += 16
+        else:
+            _tile1(y, y0 + i, y_row, x, x0 + i, place, w, w0, w_row, bias, b0, rows, depth, add, least, most)
+            i += 8
 
 
 @compiled
-def _taps(y, y0, x, x0, place, w, w0, bias, b0, n, add, low, high):
-    """y = clamp(nine weighted views of x + bias), or + y where `add`; the views start at x0 + place."""
+def _taps(y, y0, width, x, x0, pitch, place, w, w0, bias, b0, rows, add, low, high):
+    """y = clamp(nine weighted views of x + bias), or + y where `add`: y (rows, width).
+
+    The views of the first row start at x0 + place, of the next at pitch from there.
+    """
     least, most = spread(low), spread(high)
     w1, w2, w3 = load_one(w, w0), load_one(w, w0 + 1), load_one(w, w0 + 2)
     w4, w5, w6 = load_one(w, w0 + 3), load_one(w, w0 + 4), load_one(w, w0 + 5)
     w7, w8, w9 = load_one(w, w0 + 6), load_one(w, w0 + 7), load_one(w, w0 + 8)
-    p1, p2, p3 = x0 + place[0], x0 + place[1], x0 + place[2]
-    p4, p5, p6 = x0 + place[3], x0 + place[4], x0 + place[5]
-    p7, p8, p9 = x0 + place[6], x0 + place[7], x0 + place[8]
+    p1, p2, p3, p4, p5, p6, p7, p8, p9 = place
     start = load_one(bias, b0)
+    for r in range(rows):
+        q, p = y0 + r * width, x0 + r * pitch
+        for i in range(p, p + width, 8):
+            a = load(y, q) if add else start
+            a = fma(w3, load(x, p3 + i), fma(w2, load(x, p2 + i), fma(w1, load(x, p1 + i), a)))
+            a = fma(w6, load(x, p6 + i), fma(w5, load(x, p5 + i), fma(w4, load(x, p4 + i), a)))
+            a = fma(w9, load(x, p9 + i), fma(w8, load(x, p8 + i), fma(w7, load(x, p7 + i), a)))
+            store(y, q, clamp(a, least, most))
+            q += 8
+
+
+@compiled
+def _taps_of_pairs(y, y0, width, x, x0, pitch, w, w0, bias, b0, rows, add, low, high):
+    """`_taps` of stride 1 for an even number of rows: two at once, which share what they read."""
+    least, most = spread(low), spread(high)
+    w1, w2, w3 = load_one(w, w0), load_one(w, w0 + 1), load_one(w, w0 + 2)
+    w4, w5, w6 = load_one(w, w0 + 3), load_one(w, w0 + 4), load_one(w, w0 + 5)
+    w7, w8, w9 = load_one(w, w0 + 6), load_one(w, w0 + 7), load_one(w, w0 + 8)
+    start = load_one(bias, b0)
+    for r in range(0, rows, 2):
+        q, p = y0 + r * width, x0 + r * pitch + _MARGIN - 1
+        for i in range(p, p + width, 8):
+            if add:
+                a, b = load(y, q), load(y, q + width)
+            else:
+                a, b = start, start
+            u, v, t = load(x, i), load(x, i + 1), load(x, i + 2)
+            a = fma(w3, t, fma(w2, v, fma(w1, u, a)))
+            k = i + pitch
+            u, v, t = load(x, k), load(x, k + 1), load(x, k + 2)
+            a = fma(w6, t, fma(w5, v, fma(w4, u, a)))
+            b = fma(w3, t, fma(w2, v, fma(w1, u, b)))
+            k += pitch
+            u, v, t = load(x, k), load(x, k + 1), load(x, k + 2)
+            a = fma(w9, t, fma(w8, v, fma(w7, u, a)))
+            b = fma(w6, t, fma(w5, v, fma(w4, u, b)))
+            k += pitch
+            u, v, t = load(x, k), load(x, k + 1), load(x, k + 2)
+            b = fma(w9, t, fma(w8, v, fma(w7, u, b)))
+            store(y, q, clamp(a, least, most))
+            store(y, q + width, clamp(b, least, most))
+            q += 8
+
+
+# ---- pictures as convolutions read them: rows `pitch` apart, with zeros between them and around
+
+_MARGIN = 8
+"""Zeros before each row, of which one counts: so rows of vectors start at their multiples."""
+
+
+@compiled
+def _apart(size):
+    """The size or a little more, so that what lies so many elements apart does not compete for a place in the cache."""
+    return (-(-size // 16) | 1) * 16
+
+
+@compiled
+def _layout(stride, reach, width):
+    """How a picture lies: (pitch, quarter, length in all) for `reach` rows of `width` after the stride.
+
+    For stride 2, even and odd rows and columns go apart, so that what a tap of the convolution meets lies in a row:
+    odd columns of even rows, even columns of even rows, then those of odd rows, each a quarter of the length.
+    """
+    pitch = width + _MARGIN
+    if stride == 1:
+        return pitch, 0, _apart(reach * pitch + 16)
+    quarter = _apart((reach + 1) // 2 * pitch + 16)
+    return pitch, quarter, 4 * quarter + 16
+
+
+@compiled
+def _places(stride, pitch, quarter):
+    """Where the nine taps meet such a picture for the first output."""
+    if stride == 1:
+        top, middle, bottom = 0, pitch, 2 * pitch
+        left, centre, right = _MARGIN - 1, _MARGIN, _MARGIN + 1
+    else:
+        top, middle, bottom = 0, 2 * quarter, pitch
+        left, centre, right = _MARGIN - 1, quarter + _MARGIN, _MARGIN
+    return (
+        top + left, top + centre, top + right, middle + left, middle + centre, middle + right,
+        bottom + left, bottom + centre, bottom + right,
+    )  # fmt: skip
+
+
+@compiled
+def _copy(x, x0, y, y0, n):
     for i in range(0, n, 8):
-        a = load(y, y0 + i) if add else start
-        a = fma(w3, load(x, p3 + i), fma(w2, load(x, p2 + i), fma(w1, load(x, p1 + i), a)))
-        a = fma(w6, load(x, p6 + i), fma(w5, load(x, p5 + i), fma(w4, load(x, p4 + i), a)))
-        a = fma(w9, load(x, p9 + i), fma(w8, load(x, p8 + i), fma(w7, load(x, p7 + i), a)))
-        store(y, y0 + i, clamp(a, least, most))
+        store(y, y0 + i, load(x, x0 + i))
+
+
+@compiled
+def _part_columns(x, x0, y, odd, even, n):
+    """x (2 n) into odd and even columns, (n) each."""
+    for i in range(0, n, 8):
+        a, b = load(x, x0 + 2 * i), load(x, x0 + 2 * i + 8)
+        store(y, even + i, evens(a, b))
+        store(y, odd + i, odds(a, b))
+
+
+@compiled
+def _clear_around(y, y0, stride, pitch, quarter, first, reach, height):
+    """Zeros where a picture's convolution meets what lies outside: left of its rows, right of them for stride 1, where
+    the next row begins, and in the rows above and below."""
+    zero = spread(np.float32(0))
+    for k in range(reach):
+        at = y0 + (k * pitch if stride == 1 else k % 2 * 2 * quarter + k // 2 * pitch)
+        end = _MARGIN if 0 <= first + k < height else pitch
+        for i in range(0, end, 8):
+            store(y, at + i, zero)
+            store(y, at + quarter + i, zero)
+    if stride == 1:
+        store(y, y0 + reach * pitch, zero)
 
 
 # ---- the blocks
 
 
 @compiled
-def _copy_in(x, frame, stride, first, rows, pitch, target, length):
-    """Rows of x (C, T * H * W) into target (C, T, length), with a column of zeros to their left.
-
-    For stride 2, even and odd rows and columns go apart, so that what a tap of the convolution meets lies in a row.
-    """
-    steps, height, width = frame
-    quarter = length // 4
-    for c in range(x.shape[0]):
-        for t in range(steps):
-            line = target[c, t]
-            for r in range(max(0, first), min(height, first + rows)):
-                source = x[c, (t * height + r) * width : (t * height + r + 1) * width]
-                k = r - first
-                if stride == 1:
-                    to = line[k * pitch + 1 : k * pitch + 1 + width]
-                    for i in range(width):
-                        to[i] = source[i]
-                else:
-                    at = (k % 2) * 2 * quarter + (k // 2) * pitch
-                    odd, even = line[at + quarter : at + quarter + width // 2], line[at + 1 : at + 1 + width // 2]
-                    for i in range(width // 2):
-                        odd[i] = source[2 * i]
-                        even[i] = source[2 * i + 1]
+def block_memory(depth, channels, steps, out_steps, width, taps, space, count, group):
+    """How `block` divides its memory: (pitch, quarter, a hidden picture's length, of the input a frame's and a
+    channel's length, of the hidden outputs a channel's, of the sums a channel's, the size of all in elements)."""
+    reach = (count - 1) * space + 3
+    pitch, quarter, line = _layout(space, reach, width)
+    frame = reach * width * space
+    whole = _apart(steps * frame)
+    deep = _apart(count * width)
+    sums = _apart(out_steps * count * width)
+    size = taps * group * line + depth * whole + group * deep + channels * sums
+    return pitch, quarter, line, frame, whole, deep, sums, size
 
 
 @compiled
-def _holes(frame, stride, first, rows, pitch, length):
-    """Places of `_copy_in`'s target that lie outside of the picture and must be zero after the expansion."""
-    _, height, width = frame
-    quarter = length // 4
-    places = np.empty(length, np.int64)
-    count = 0
-    for k in range(rows):
-        outside = not 0 <= first + k < height
-        if stride == 1:
-            for i in range(width + 1 if outside else 1):
-                places[count] = k * pitch + i
-                count += 1
-        else:
-            at = (k % 2) * 2 * quarter + (k // 2) * pitch
-            for i in range(width // 2 + 1 if outside else 1):
-                places[count] = at + i
-                count += 1
-            if outside:
-                for i in range(width // 2):
-                    places[count] = at + quarter + i
-                    count += 1
-    if stride == 1:
-        places[count] = rows * pitch  # right of the last row
-        count += 1
-    return places[:count]
-
-
-@compiled
-def _places(stride, rows, pitch):
-    """What the nine taps meet at the first output of `_copy_in`'s target, and the target's length."""
-    place = np.empty(9, np.int64)
-    if stride == 1:
-        length = -(-(rows * pitch + 1) // _STEP) * _STEP
-        for k in range(9):
-            place[k] = k // 3 * pitch + k % 3
-    else:
-        quarter = -(-((rows + 1) // 2 * pitch) // _STEP) * _STEP
-        length = 4 * quarter
-        for k in range(9):
-            i, j = k // 3, k % 3
-            place[k] = (i % 2) * 2 * quarter + (i // 2) * pitch + (j % 2) * quarter + j // 2
-    return place, length
-
-
-@compiled
-def _copy_out(sums, n, pitch, rows, out, frame):
-    """Rows of a band, `pitch` apart, from sums (C', T' * n) into out (C, T' * H' * W')."""
-    steps, height, width = frame
-    for o in range(out.shape[0]):
-        for t in range(steps):
-            for r in range(rows[0], rows[1]):
-                into = out[o, (t * height + r) * width : (t * height + r + 1) * width]
-                begin = (o * steps + t) * n + (r - rows[0]) * pitch
-                part = sums[begin : begin + width]
-                for i in range(width):
-                    into[i] = part[i]
-
-
-@compiled
-def _add_rows(x, rows, out, frame):
-    steps, height, width = frame
-    for o in range(out.shape[0]):
-        for t in range(steps):
-            begin, end = (t * height + rows[0]) * width, (t * height + rows[1]) * width
-            into, part = out[o, begin:end], x[o, begin:end]
-            for i in range(into.size):
-                into[i] += part[i]
-
-
-@compiled
-def block(x, frame, we, be, wd, bd, wp, bp, out, out_frame, stride, pad, residual, rows, hidden, group):
+def block(x, frame, we, be, wd, bd, wp, bp, out, out_frame, stride, pad, residual, rows, hidden, group, memory):
     """One band of rows of an inverted residual, by some of its hidden channels.
 
-    x (C, T * H * W) and out (C', T' * H' * W'); frame and out_frame: (T, H, W). Weights, each followed by its bias:
-    expand we (hidden, C; 0 where there is none), depthwise wd (hidden, kT, 9), project wp (C', hidden), with hidden
-    and C' padded with zeros to multiples of four. stride and pad: (time, space), time. residual: add x. rows: first
-    and last + 1 of the output. hidden: first and last + 1, a multiple of four; where threads share these, only one of
-    them brings the bias bp and the residual.
+    x (C, T * H * W) and out (C', T' * H' * W'); frame and out_frame: (T, H, W), W' a multiple of eight. Weights, each
+    followed by its bias: expand we (hidden / 4, C, 4; C is 0 where there is none), depthwise wd (hidden, kT, 9),
+    project wp (C' / 4, hidden, 4), with hidden and C' padded with zeros to multiples of four. stride and pad: (time,
+    space), time. residual: add x. rows: first and last + 1 of the output. hidden: first and last + 1, a multiple of
+    four; where threads share these, only one of them brings the bias bp and the residual. group: hidden channels at
+    once. memory: float32, as many as `block_memory` says, for the time of the call.
     """
-    steps, out_steps = frame[0], out_frame[0]
-    width = out_frame[2]
-    space, taps = stride[1], wd.shape[1]
-    depth, channels = x.shape[0], wp.shape[0]
+    steps, height, in_width = frame
+    out_steps, out_height, width = out_frame
+    time, space = stride
+    depth, channels, taps = x.shape[0], 4 * wp.shape[0], wd.shape[1]
     count = rows[1] - rows[0]
-    first, reach = rows[0] * space - 1, (count - 1) * space + 3
-    pitch = width + 1  # one column of zeros serves the end of one row and the start of the next
-    n = -(-count * pitch // _STEP) * _STEP
-    place, length = _places(space, reach, pitch)
-    holes = _holes(frame, space, first, reach, pitch, length)
-    padded = np.empty((depth, steps, length), np.float32)
-    _copy_in(x, frame, space, first, reach, pitch, padded, length)
-    source = padded.ravel()
-    in_place = np.arange(depth) * (steps * length)
-    deep_place = np.arange(group) * n
-    # hidden frames that the depthwise convolution still needs, that of time t in t % taps; vectors may read on behind
-    # the last row
-    line = length + 2 * _STEP
-    ring = np.empty(taps * group * line, np.float32)
-    deep = np.empty(group * n, np.float32)
-    sums = np.empty(channels * out_steps * n, np.float32)
+    n = count * width
+    pitch, quarter, line, x_frame, x_whole, deep_whole, sums_whole, size = block_memory(
+        depth if we.shape[1] else 0, channels, steps, out_steps, width, taps, space, count, group
+    )
+    place = _places(space, pitch, quarter)
+    reach = (count - 1) * space + 3
+    first = rows[0] * space - 1
+    top, bottom = max(0, first), min(height, first + reach)
+    flat_x = x.ravel()
+
+    # hidden frames that the depthwise convolution still needs, that of time t in t % taps
+    ring = memory[: taps * group * line]
+    for k in range(taps * group):
+        _clear_around(ring, k * line, space, pitch, quarter, first, reach, height)  # it stays so
+    at = ring.size
+    deep, deep_place = memory[at : at + group * deep_whole], np.arange(group) * deep_whole
+    at += deep.size
+    sums = memory[at : at + channels * sums_whole]
+    at += sums.size
+    source, source_place = memory[at:size], np.arange(depth) * x_whole
+    if we.shape[1] > 0:  # the band's input, near each other; for stride 2 each row's odd columns, then its even ones
+        for c in range(depth):
+            for t in range(steps):
+                begin, to = ((c * steps + t) * height + top) * in_width, c * x_whole + t * x_frame
+                if space == 1:
+                    _copy(flat_x, begin, source, to, (bottom - top) * in_width)
+                else:
+                    for _ in range(bottom - top):
+                        _part_columns(flat_x, begin, source, to, to + width, width)
+                        begin += in_width
+                        to += in_width
+
     we1, wd1, wp1 = we.ravel(), wd.ravel(), wp.ravel()
     zero, six, most = np.float32(0), np.float32(6), np.float32(np.inf)
     for g0 in range(hidden[0], hidden[1], group):
         g1 = min(hidden[1], g0 + group)
         ready = 0
         for to in range(out_steps):
-            begin = to * stride[0] - pad
+            begin = to * time - pad
             while ready < min(steps, begin + taps):
                 slot = ready % taps * group * line
-                if we.shape[1] > 0:
-                    _multiply(
-                        ring, slot, line, source, ready * length, in_place, we1, g0 * depth, depth, be, g0,
-                        g1 - g0, depth, length, False, zero, six,
-                    )  # fmt: skip
-                else:
-                    for h in range(g1 - g0):
-                        into, channel = ring[slot + h * line : slot + h * line + length], min(g0 + h, depth - 1)
-                        for i in range(length):
-                            into[i] = padded[channel, ready, i]
-                for h in range(g1 - g0):
-                    for i in holes:
-                        ring[slot + h * line + i] = 0
+                for r in range(top, bottom):
+                    k = r - first
+                    odd = slot + k * pitch + _MARGIN
+                    if space == 2:
+                        odd = slot + k % 2 * 2 * quarter + k // 2 * pitch + _MARGIN
+                    even = odd + quarter
+                    if we.shape[1] > 0:
+                        from_ = ready * x_frame + (r - top) * in_width
+                        for half in range(space):
+                            _multiply(
+                                ring, even if half else odd, line, source, from_ + half * width, source_place, we1,
+                                g0 * depth, 4 * depth, be, g0, g1 - g0, depth, width, False, zero, six,
+                            )  # fmt: skip
+                    else:
+                        for h in range(g1 - g0):
+                            from_ = ((min(g0 + h, depth - 1) * steps + ready) * height + r) * in_width
+                            if space == 1:
+                                _copy(flat_x, from_, ring, odd + h * line, width)
+                            else:
+                                _part_columns(flat_x, from_, ring, odd + h * line, even + h * line, width)
                 ready += 1
             k0, k1 = max(0, -begin), min(taps, steps - begin)
             for h in range(g1 - g0):
                 for k in range(k0, k1):
-                    end = k == k1 - 1
+                    low, high = (zero, six) if k == k1 - 1 else (-most, most)
+                    hidden_frame = ((begin + k) % taps * group + h) * line
+                    paired = count // 2 * 2 if space == 1 else 0
+                    _taps_of_pairs(
+                        deep, h * deep_whole, width, ring, hidden_frame, pitch, wd1, ((g0 + h) * taps + k) * 9, bd,
+                        g0 + h, paired, k > k0, low, high,
+                    )  # fmt: skip
                     _taps(
-                        deep, h * n, ring, ((begin + k) % taps * group + h) * line, place, wd1,
-                        ((g0 + h) * taps + k) * 9, bd, g0 + h, n, k > k0, zero if end else -most, six if end else most,
+                        deep, h * deep_whole + paired * width, width, ring, hidden_frame + paired * pitch, pitch, place,
+                        wd1, ((g0 + h) * taps + k) * 9, bd, g0 + h, count - paired, k > k0, low, high,
                     )  # fmt: skip
             _multiply(
-                sums, to * n, out_steps * n, deep, 0, deep_place, wp1, g0, wp.shape[1], bp, 0, channels, g1 - g0, n,
-                g0 > hidden[0], -most, most,
+                sums, to * n, sums_whole, deep, 0, deep_place, wp1, 4 * g0, 4 * wp.shape[1], bp, 0, channels,
+                g1 - g0, n, g0 > hidden[0], -most, most,
             )  # fmt: skip
-    _copy_out(sums, n, pitch, rows, out, out_frame)
-    if residual:
-        _add_rows(x, rows, out, out_frame)
+    for o in range(out.shape[0]):
+        for t in range(out_steps):
+            begin, at = (t * out_height + rows[0]) * width, o * sums_whole + t * n
+            into, part = out[o, begin : begin + n], sums[at : at + n]
+            if residual:
+                more = x[o, begin : begin + n]
+                for i in range(n):
+                    into[i] = part[i] + more[i]
+            else:
+                for i in range(n):
+                    into[i] = part[i]
 
 
 @compiled
-def stem(x, frame, w, bias, out, out_frame, rows):
+def stem_memory(depth, channels, steps, width, count):
+    """How `stem` divides its memory: (pitch, quarter, a frame's length, the size of all in elements)."""
+    pitch, quarter, length = _layout(2, 2 * count + 1, width)
+    return pitch, quarter, length, depth * steps * length + channels * _apart(width)
+
+
+@compiled
+def stem(x, frame, w, bias, out, out_frame, memory, rows):
     """One band of rows of the network's first layer: a dense 3x3x3 convolution of stride 2, padded by 1, and ReLU6.
 
-    x (C, T * H * W), w (C', 3, C, 9), bias (C'); C' is a multiple of four. The rest is as for `block`.
+    x (C, T * H * W), w (C' / 4, 3 * C * 9, 4), bias (C'); C' is a multiple of four. The rest is as for `block`.
     """
-    steps, out_steps = frame[0], out_frame[0]
-    depth, channels = x.shape[0], w.shape[0]
+    steps, height, in_width = frame
+    out_steps, out_height, width = out_frame
+    depth, channels = x.shape[0], out.shape[0]
     count = rows[1] - rows[0]
-    first, reach = rows[0] * 2 - 1, count * 2 + 1
-    pitch = out_frame[2] + 1
-    n = -(-count * pitch // _STEP) * _STEP
-    nine, length = _places(2, reach, pitch)
-    padded = np.zeros((depth, steps, length), np.float32)
-    _copy_in(x, frame, 2, first, reach, pitch, padded, length)
-    source = padded.ravel()
+    first = rows[0] * 2 - 1
+    pitch, quarter, length, size = stem_memory(depth, channels, steps, width, count)
+    source, sums = memory[: depth * steps * length], memory[depth * steps * length : size]
+    for c in range(depth):
+        line = x[c]
+        for t in range(steps):
+            _clear_around(source, (c * steps + t) * length, 2, pitch, quarter, first, 2 * count + 1, height)
+            for r in range(max(0, first), min(height, first + 2 * count + 1)):
+                k = r - first
+                odd = (c * steps + t) * length + k % 2 * 2 * quarter + k // 2 * pitch + _MARGIN
+                _part_columns(line, (t * height + r) * in_width, source, odd, odd + quarter, width)
+    nine = _places(2, pitch, quarter)
     place = np.empty(3 * depth * 9, np.int64)
-    for k in range(place.size):
-        t, c, i = k // (depth * 9), k // 9 % depth, k % 9
-        place[k] = (c * steps + t) * length + nine[i]
-    sums = np.empty(channels * out_steps * n, np.float32)
-    flat = w.ravel()
+    for t in range(3):
+        for c in range(depth):
+            for k in range(9):
+                place[(t * depth + c) * 9 + k] = (c * steps + t) * length + nine[k]
+    flat, row = w.ravel(), _apart(width)
     for to in range(out_steps):
         begin = to * 2 - 1
         k0, k1 = max(0, -begin) * depth * 9, min(3, steps - begin) * depth * 9
-        _multiply(
-            sums, to * n, out_steps * n, source, begin * length, place[k0:k1], flat, k0, place.size, bias, 0,
-            channels, k1 - k0, n, False, np.float32(0), np.float32(6),
-        )  # fmt: skip
-    _copy_out(sums, n, pitch, rows, out, out_frame)
+        for r in range(count):
+            _multiply(
+                sums, 0, row, source, begin * length + r * pitch, place[k0:k1], flat, 4 * k0, 4 * place.size, bias, 0,
+                channels, k1 - k0, width, False, np.float32(0), np.float32(6),
+            )  # fmt: skip
+            at = (to * out_height + rows[0] + r) * width
+            for o in range(channels):
+                _copy(sums, o * row, out[o], at, width)
 
 
 @compiled
 def pointwise(x, w, bias, out):
-    """A 1x1x1 convolution and ReLU6: x (C, P), w (C', C) and bias (C'), padded to multiples of four, out (<= C', P)."""
+    """A 1x1x1 convolution and ReLU6: x (C, P), w (C' / 4, C, 4), bias and out (C', P); P is a multiple of eight."""
     depth, size = x.shape
-    n = -(-size // _STEP) * _STEP
-    padded = np.zeros((depth, n), np.float32)
-    for c in range(depth):
-        for i in range(size):
-            padded[c, i] = x[c, i]
-    sums = np.empty((w.shape[0], n), np.float32)
     _multiply(
-        sums.ravel(), 0, n, padded.ravel(), 0, np.arange(depth) * n, w.ravel(), 0, depth, bias, 0, w.shape[0],
-        depth, n, False, np.float32(0), np.float32(6),
+        out.ravel(), 0, size, x.ravel(), 0, np.arange(depth) * size, w.ravel(), 0, 4 * depth, bias, 0, out.shape[0],
+        depth, size, False, np.float32(0), np.float32(6),
     )  # fmt: skip
-    for c in range(out.shape[0]):
-        for i in range(size):
-            out[c, i] = sums[c, i]
 
 
 # ---- what lies between the blocks

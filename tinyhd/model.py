@@ -358,7 +358,8 @@ class TinyHD(nn.Module):
         length, height, width = clip.shape[2:]
         if length != CLIP_LENGTH or height % 32 or width % 32:
             raise ValueError(f"a clip is (N, 3, 16, H, W) with H and W multiples of 32, not {tuple(clip.shape)}")
-        if not plain_convolutions(self):
+        first = self.encoder.layers[0]
+        if isinstance(first, ConvNorm) and not first.conv.plain:
             clip = clip.contiguous(memory_format=torch.channels_last_3d)
         features = self.encoder(clip)
         if self.config.output_stride == 4:  # the finest features are finer than the maps

@@ -110,6 +110,28 @@ def load_one(context, array, index):
     return _vector(_checked(array), types.intp), generate
 
 
+def _every_second(first: int) -> Any:
+    """Code for elements first, first + 2, ... of two vectors that follow each other."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        places = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(first, 2 * LANES, 2)))
+        return builder.shuffle_vector(*arguments, places)
+
+    return generate
+
+
+@intrinsic
+def evens(context, a, b):
+    """Elements 0, 2, 4 and 6 of a, then of b."""
+    return _vector(_vector, _vector), _every_second(0)
+
+
+@intrinsic
+def odds(context, a, b):
+    """Elements 1, 3, 5 and 7 of a, then of b."""
+    return _vector(_vector, _vector), _every_second(1)
+
+
 @intrinsic
 def fma(context, a, b, c):
     """a * b + c."""

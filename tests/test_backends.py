@@ -144,6 +144,23 @@ def test_numba_that_does_not_work_is_done_without(
         backends.kernels_work.cache_clear()
 
 
+def test_compiled_kernels_that_cannot_be_read(
+    tiny: TinyHD, clips: torch.Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compile_kernels = NumbaMaps._compile
+    given_up: list[bool] = []
+
+    def compile_without_files(maps: NumbaMaps) -> None:
+        if not given_up:
+            raise EOFError
+        compile_kernels(maps)
+
+    monkeypatch.setattr(NumbaMaps, "_compile", compile_without_files)
+    monkeypatch.setattr("tinyhd.simd.give_up_cache", lambda: given_up.append(True))
+    torch.testing.assert_close(NumbaMaps(tiny)(clips), TorchMaps(tiny)(clips), rtol=1e-4, atol=1e-6)
+    assert "cannot be kept on disk or read" in caplog.text
+
+
 def test_it_says_what_it_took(tiny: TinyHD, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "tinyhd"):
         open_backend(tiny, "torch")

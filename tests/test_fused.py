@@ -1,6 +1,7 @@
 """The fused kernels compute what the network's own modules do, for every shape, stride and number of threads."""
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -339,6 +340,36 @@ print(double(21))
     root = Path(fused.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "42"
+
+
+def test_damaged_files_of_compiled_code(tmp_path: Path) -> None:
+    code = """
+from tinyhd.simd import compiled, give_up_cache
+@compiled
+def double(x):
+    return 2 * x
+try:
+    print(double(21))
+except EOFError:
+    give_up_cache()
+    print("damaged", double(21))
+"""
+    (tmp_path / "script.py").write_text(code)
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(fused.__file__).parents[1]),
+    }
+
+    def run() -> str:
+        command = [sys.executable, "script.py"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
+        return done.stdout.strip()
+
+    assert run() == "42"
+    indices = list((tmp_path / "cache").rglob("*.nbi"))
+    assert len(indices) == 1
+    indices[0].write_bytes(b"")
+    assert run() == "damaged 42"
 
 
 def test_arrays_of_other_kinds_are_refused() -> None:

@@ -132,16 +132,24 @@ class NumbaMaps(_Backend):
         if not kernels_work():
             raise OptionError("Numba does not work here: use another --backend, or reinstall numba and numpy.")
         from tinyhd.fused import fused_network  # Numba takes half a second to import
+        from tinyhd.simd import give_up_cache
 
         self._network = fused_network(model, torch.get_num_threads())
         self._lock = threading.Lock()
         patience = threading.Timer(2, log.info, ["Compiling the kernels, which takes some seconds the first time."])
         patience.start()
         try:
-            with torch.inference_mode():
-                self._network(torch.zeros(1, 3, CLIP_LENGTH, 32, MAP_WIDTH))
+            self._compile()
+        except Exception as error:  # whatever a damaged file leads to
+            log.warning("Compiled kernels cannot be kept on disk or read from there: %s.", str(error) or repr(error))
+            give_up_cache()
+            self._compile()
         finally:
             patience.cancel()
+
+    @torch.inference_mode()
+    def _compile(self) -> None:
+        self._network(torch.zeros(1, 3, CLIP_LENGTH, 32, MAP_WIDTH))
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:

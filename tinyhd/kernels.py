@@ -276,6 +276,39 @@ def _clear_around(y, y0, stride, pitch, quarter, first, reach, height):
 
 
 @compiled
+def _gather(x, frame, space, top, bottom, y, whole, y_frame):
+    """Rows of x (C * T * H * W) near each other: a channel's at each multiple of `whole`, a frame's of y_frame in that;
+    for stride 2 each row's odd columns, then its even ones."""
+    steps, height, width = frame
+    for c in range(x.size // (steps * height * width)):
+        for t in range(steps):
+            begin, to = ((c * steps + t) * height + top) * width, c * whole + t * y_frame
+            if space == 1:
+                _copy(x, begin, y, to, (bottom - top) * width)
+            else:
+                for r in range(0, (bottom - top) * width, width):
+                    _part_columns(x, begin + r, y, to + r, to + r + width // 2, width // 2)
+
+
+@compiled
+def _write(sums, whole, x, residual, rows, out, frame):
+    """A band's results, a channel's at each multiple of `whole`, to rows of out (C, T * H * W), + x where residual."""
+    steps, height, width = frame
+    n = (rows[1] - rows[0]) * width
+    for o in range(out.shape[0]):
+        for t in range(steps):
+            begin, at = (t * height + rows[0]) * width, o * whole + t * n
+            into, part = out[o, begin : begin + n], sums[at : at + n]
+            if residual:
+                more = x[o, begin : begin + n]
+                for i in range(n):
+                    into[i] = part[i] + more[i]
+            else:
+                for i in range(n):
+                    into[i] = part[i]
+
+
+@compiled
 def block_memory(depth, channels, steps, out_steps, width, taps, space, count, group):
     """How `block` divides its memory: (pitch, quarter, a hidden picture's length, of the input a frame's and a
     channel's length, of the hidden outputs a channel's, of the sums a channel's, the size of all in elements)."""
@@ -301,7 +334,7 @@ def block(x, frame, we, be, wd, bd, wp, bp, out, out_frame, stride, pad, residua
     once. memory: float32, as many as `block_memory` says, for the time of the call.
     """
     steps, height, in_width = frame
-    out_steps, out_height, width = out_frame
+    out_steps, _, width = out_frame
     time, space = stride
     depth, channels, taps = x.shape[0], 4 * wp.shape[0], wd.shape[1]
     count = rows[1] - rows[0]
@@ -325,18 +358,8 @@ def block(x, frame, we, be, wd, bd, wp, bp, out, out_frame, stride, pad, residua
     sums = memory[at : at + channels * sums_whole]
     at += sums.size
     source, source_place = memory[at:size], np.arange(depth) * x_whole
-    if we.shape[1] > 0:  # the band's input, near each other; for stride 2 each row's odd columns, then its even ones
-        for c in range(depth):
-            for t in range(steps):
-                begin, to = ((c * steps + t) * height + top) * in_width, c * x_whole + t * x_frame
-                if space == 1:
-                    _copy(flat_x, begin, source, to, (bottom - top) * in_width)
-                else:
-                    for _ in range(bottom - top):
-                        _part_columns(flat_x, begin, source, to, to + width, width)
-                        begin += in_width
-                        to += in_width
-
+    if we.shape[1] > 0:
+        _gather(flat_x, frame, space, top, bottom, source, x_whole, x_frame)
     we1, wd1, wp1 = we.ravel(), wd.ravel(), wp.ravel()
     zero, six, most = np.float32(0), np.float32(6), np.float32(np.inf)
     for g0 in range(hidden[0], hidden[1], group):
@@ -385,17 +408,7 @@ def block(x, frame, we, be, wd, bd, wp, bp, out, out_frame, stride, pad, residua
                 sums, to * n, sums_whole, deep, 0, deep_place, wp1, 4 * g0, 4 * wp.shape[1], bp, 0, channels,
                 g1 - g0, n, g0 > hidden[0], -most, most,
             )  # fmt: skip
-    for o in range(out.shape[0]):
-        for t in range(out_steps):
-            begin, at = (t * out_height + rows[0]) * width, o * sums_whole + t * n
-            into, part = out[o, begin : begin + n], sums[at : at + n]
-            if residual:
-                more = x[o, begin : begin + n]
-                for i in range(n):
-                    into[i] = part[i] + more[i]
-            else:
-                for i in range(n):
-                    into[i] = part[i]
+    _write(sums, sums_whole, x, residual, rows, out, out_frame)
 
 
 @compiled

@@ -12,6 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.caching import NullCache
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, register_model
 
@@ -26,9 +27,20 @@ def compiled(function: Callable[..., Any]) -> Any:
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        dispatcher = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written
-        return numba.njit(**options)(function)
+        dispatcher = numba.njit(**options)(function)
+    _dispatchers.append(dispatcher)
+    return dispatcher
+
+
+_dispatchers: list[Any] = []
+
+
+def give_up_cache() -> None:
+    """Neither read compiled code from disk nor keep it there, from now on: for damaged files and full disks."""
+    for dispatcher in _dispatchers:
+        dispatcher._cache = NullCache()
 
 
 class VectorType(types.Type):

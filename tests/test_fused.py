@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tinyhd import fused, kernels
 from tinyhd.convert import inference_copy
-from tinyhd.fused import FusedBlock, FusedStem, Memory, Planar, Workers, fused_network
+from tinyhd.fused import FusedBlock, FusedPointwise, FusedStem, Memory, Planar, Workers, fused_network
 from tinyhd.layers import ConvNorm, InvertedResidual, pixel_shuffle, upsample_space, upsample_time
 from tinyhd.model import TinyHD, TinyHDConfig
 from tinyhd.simd import compiled, exp, load, store
@@ -33,6 +33,19 @@ def with_statistics(module: torch.nn.Module) -> torch.nn.Module:
             part.running_var.uniform_(0.5, 1.5)
             part.bias.data.uniform_(-0.5, 0.5)
     return module.eval()
+
+
+@pytest.fixture(autouse=True)
+def memory_full_of_rubbish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory is mostly zeros, which hides what a kernel has not written; NaN would vanish in ReLU6."""
+    take = Memory.take
+
+    def filled(memory: Memory, *shape: int) -> np.ndarray:
+        result = take(memory, *shape)
+        result.fill(1e30)
+        return result
+
+    monkeypatch.setattr(Memory, "take", filled)
 
 
 @pytest.fixture
@@ -69,6 +82,7 @@ def planar(x: Tensor, threads: int = 2) -> Planar:
         ((6, 12, 4), (3, 7, 40), {}),
         ((6, 12, 4), (2, 2, 16), {"stride": (2, 2, 2)}),
         ((8, 8, 4), (4, 14, 48), {"expand": False, "stride": (2, 2, 2)}),
+        ((6, 6, 3), (4, 8, 16), {"expand": False}),  # hidden channels that only fill up fours
         ((6, 12, 4), (2, 1, 8), {}),
         ((6, 12, 4), (2, 3, 9), {}),  # no rows of eight: by PyTorch
     ],
@@ -93,6 +107,28 @@ def test_block(
             monkeypatch.setattr(fused_block, "_plain", ())
         found = fused_block(planar(x, threads))
     assert found.shape == tuple(expected.shape)
+    torch.testing.assert_close(torch.from_numpy(found.values())[None], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("frame", [(16, 32, 64), (2, 2, 16), (4, 50, 256), (4, 6, 20)])
+def test_stem(threads: int, frame: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    layer = with_statistics(ConvNorm(3, 8, (3, 3, 3), (2, 2, 2), (1, 1, 1)))
+    x = torch.randn(1, 3, *frame) * 3
+    with torch.inference_mode():
+        expected = layer(x)
+        found = FusedStem(inference_copy(layer, plain=True), Workers(threads))(x)
+    torch.testing.assert_close(torch.from_numpy(found.values())[None], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "frame"), [((12, 8), (1, 6, 8)), ((5, 7), (2, 4, 5)), ((5, 3), (1, 1, 3))])
+def test_pointwise(channels: tuple[int, int], frame: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    layer = with_statistics(ConvNorm(*channels))
+    x = torch.randn(1, channels[0], *frame) * 3
+    with torch.inference_mode():
+        expected, found = layer(x), FusedPointwise(inference_copy(layer, plain=True))(planar(x))
     torch.testing.assert_close(torch.from_numpy(found.values())[None], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -172,13 +208,19 @@ CONFIGS = [
 @pytest.mark.parametrize("size", [256, 96])  # all by kernels; some by PyTorch
 def test_network(config: TinyHDConfig, size: int) -> None:
     torch.manual_seed(0)
-    model = with_statistics(TinyHD(config))
+    model = TinyHD(config).train()
     clip = torch.randn(1, 3, 16, 32, size)
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm3d):
+            part.momentum = 1  # takes this clip's statistics: then what is wrong anywhere is seen in the maps
+            part.bias.data.uniform_(-0.5, 0.5)
     with torch.inference_mode():
-        expected, found = model(clip), fused_network(model, 2)(clip)
-    torch.testing.assert_close(found.fused, expected.fused, rtol=1e-4, atol=1e-6)
+        model(torch.cat([clip, torch.randn_like(clip)]))
+        expected, found = model.eval()(clip), fused_network(model, 2)(clip)
+    assert expected.fused.std() > 0.01  # float32 is off by up to 2e-5 here, PyTorch as well as the kernels
+    torch.testing.assert_close(found.fused, expected.fused, rtol=1e-3, atol=2e-4)
     for name, maps in expected.decoders.items():
-        torch.testing.assert_close(found.decoders[name], maps, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.decoders[name], maps, rtol=1e-3, atol=2e-4)
 
 
 def test_the_model_stays_as_it_is() -> None:
@@ -189,27 +231,27 @@ def test_the_model_stays_as_it_is() -> None:
     assert any(isinstance(module, ConvNorm) for module in model.modules())
 
 
-def test_clip_after_clip() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_clip_after_clip(threads: int) -> None:
     """Memory is used again, but never what the caller has been given."""
     torch.manual_seed(0)
-    network = fused_network(TinyHD(TinyHDConfig(True, 4, ("d1", "d2", "d3"), output_stride=4)).eval(), 2)
+    model = TinyHD(TinyHDConfig(True, 4, ("d1", "d2", "d3"), output_stride=4)).eval()
+    network = fused_network(model, threads)
+    stem = network.encoder.layers[0]
+    assert isinstance(stem, FusedStem)
+    memory = stem._workers.memory
     clips = torch.randn(3, 1, 3, 16, 32, 256)
     with torch.inference_mode():
         first = [network(clip).fused for clip in clips]
         kept = [maps.clone() for maps in first]
-        blocks = [len(block) for block in memory_of(network)._blocks]
+        size = sum(map(len, memory._blocks))
         again = [network(clip).fused for clip in clips]
     assert not torch.equal(first[0], first[1])
     for a, b, c in zip(first, kept, again, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
-    assert [len(block) for block in memory_of(network)._blocks] == blocks
-
-
-def memory_of(network: TinyHD) -> Memory:
-    stem = network.encoder.layers[0]
-    assert isinstance(stem, FusedStem)
-    return stem._workers.memory
+    grown = sum(map(len, memory._blocks))
+    assert grown == size if threads == 1 else grown < 1.5 * size  # parts may overlap in time, or not
 
 
 # ---- memory
@@ -220,8 +262,7 @@ def test_memory_is_used_again() -> None:
     place = memory.take(2, 500).ctypes.data
     assert memory.take(10, 100).ctypes.data == place
     assert memory.take(7).ctypes.data == place
-    assert memory.take(2000).ctypes.data != place
-    assert len(memory._blocks) == 3  # one of them of size 0
+    assert len(memory._blocks) == 2  # one of them of size 0
 
 
 @pytest.mark.parametrize(
@@ -243,23 +284,31 @@ def test_memory_starts_at_lines_of_the_cache() -> None:
     assert all(memory.take(size).ctypes.data % 64 == 0 for size in (1, 77, 1000, 100_000))
 
 
-def test_memory_for_several_threads() -> None:
+def test_larger_memory_takes_the_place_of_smaller() -> None:
     memory = Memory()
-    wrong: list[int] = []
+    held = memory.take(1000)
+    for size in range(2000, 3000, 100):
+        memory.take(size)
+    assert len(memory._blocks) == 3
+    del held
 
-    def work(number: int) -> None:
-        for k in range(300):
-            a, b = memory.take(1000 + k), memory.take(10)
-            a[:], b[:] = number, -number
-            if not ((a == number).all() and (b == -number).all()):
-                wrong.append(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+def test_memory_for_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that ask in the same moment get different places."""
+    memory = Memory()
+    first, second = memory.take(100), memory.take(100)
+    del first, second  # two blocks that nobody holds
+    references = Memory._references
+
+    def slowly(memory: Memory, k: int) -> int:
+        count = references(memory, k)
+        time.sleep(0.01)
+        return count
+
+    monkeypatch.setattr(Memory, "_references", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        arrays = list(pool.map(lambda _: memory.take(100), range(4)))
+    assert len({array.ctypes.data for array in arrays}) == 4
 
 
 # ---- threads

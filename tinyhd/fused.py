@@ -48,6 +48,8 @@ class Memory:
         self._unused = self._references(0)  # of a block that only the list holds
 
     def _references(self, k: int) -> int:
+        """How many hold a block: every array of it, and every view of that, counts as one. Who gives another thread a
+        view keeps one too until that thread is done, so that a count never passes through `_unused` on its way."""
         return sys.getrefcount(self._blocks[k])
 
     def take(self, *shape: int) -> np.ndarray:
@@ -56,11 +58,14 @@ class Memory:
         with self._lock:
             least = bisect.bisect_left(self._blocks, size + self._ALIGNED, key=len)
             for k in range(least, len(self._blocks)):
-                # every array of a block, and every view of it, holds a reference to the block
                 if self._references(k) == self._unused:
                     break
             else:
-                k = least
+                # in place of the largest that is too small, so that ever larger clips do not leave theirs behind
+                small = [k for k in range(1, least) if self._references(k) == self._unused]
+                if small:
+                    del self._blocks[small[-1]]
+                k = least - len(small[-1:])
                 self._blocks.insert(k, np.empty(size + self._ALIGNED, np.float32))
             block = self._blocks[k]
             first = -(block.ctypes.data // 4) % self._ALIGNED
@@ -110,7 +115,7 @@ class Workers:
     def share(self, kernel: Callable[..., None], size: int, out: np.ndarray, *arguments: Any) -> None:
         """Call kernel(*arguments, out, (first, last + 1)) for parts of `size` things."""
         arguments = *arguments, out
-        step = size if out.size < _FEW_NUMBERS else max(1, -(-size // self.count))
+        step = max(1, size if out.size < _FEW_NUMBERS else -(-size // self.count))
         self([lambda k=k: kernel(*arguments, (k, min(size, k + step))) for k in range(0, size, step)])  # type: ignore[misc]
 
 
@@ -192,7 +197,7 @@ def _avg_pool3d(x: Planar, size: tuple[int, int, int]) -> Planar:
 
 def _sigmoid(x: Planar) -> Tensor:
     values = x.values()
-    out = np.empty(values.size, np.float32)
+    out = np.empty(values.size, np.float32)  # the caller's to keep
     x.workers.share(kernels.sigmoid, values.size, out, values.ravel())
     return torch.from_numpy(out).view(x.shape)
 
@@ -261,6 +266,12 @@ class FusedBlock(nn.Module):
         )
         self._bias = _bias(project)
         self._stride, self._pad = depthwise.stride[:2], int(depthwise.padding[0])
+        self._inputs = hidden if expand is None else expand.conv.in_channels
+        # what the kernels count on and do not check
+        assert depthwise.stride[1] == depthwise.stride[2] in (1, 2)
+        assert depthwise.padding[1:] == (1, 1)
+        assert depthwise.kernel_size[1:] == (3, 3)
+        assert self._pad < self._taps
         self._residual = block.residual
 
     def forward(self, x: Planar) -> Planar:
@@ -277,6 +288,9 @@ class FusedBlock(nn.Module):
         expanded = channels if self._weights[0].size else 0
         products = self._hidden * (positions * expanded + out_positions * (9 * self._taps + self._channels))
         threads = workers.count if products >= _FEW_PRODUCTS else 1
+        assert channels == self._inputs
+        assert out_frame[0] >= 1
+        assert not self._residual or (channels, *frame) == (self._channels, *out_frame)
         for group in _GROUPS:
             # rows of input whose hidden activations fit; two more at the edge of a band are computed for each band
             largest = _CACHE_BYTES // (4 * self._taps * group * (width + 8)) - 2
@@ -323,11 +337,15 @@ class FusedStem(nn.Module):
         self._plain, self._workers = (layer,), workers
         self._weights = _in_fours(layer.conv.weight.transpose(1, 2).flatten(1)), _bias(layer.conv)
         self._channels = layer.conv.out_channels
+        assert self._channels % 4 == 0
+        assert (layer.conv.kernel_size, layer.conv.stride, layer.conv.padding) == ((3, 3, 3), (2, 2, 2), (1, 1, 1))
 
     def forward(self, clip: Tensor) -> Planar:
         """(1, 3, T, H, W) -> (1, out, T / 2, H / 2, W / 2)."""
         clips, channels, steps, height, width = clip.shape
         assert clips == 1
+        assert channels == self._plain[0].conv.in_channels
+        assert steps % 2 == height % 2 == 0
         workers = self._workers
         clip = clip.contiguous()
         if width % (2 * _ROWS):
@@ -357,6 +375,7 @@ class FusedPointwise(nn.Module):
     def forward(self, x: Planar) -> Planar:
         """(1, in, T, H, W) -> (1, out, T, H, W)."""
         source = x.values()
+        assert len(source) == self._plain[0].conv.in_channels
         if source[0].size % _ROWS:
             return _by_torch(*self._plain, x)
         weights, bias = self._weights

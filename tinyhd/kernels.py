@@ -218,7 +218,8 @@ def _layout(stride, reach, width):
     """How a picture lies: (pitch, quarter, length in all) for `reach` rows of `width` after the stride.
 
     For stride 2, even and odd rows and columns go apart, so that what a tap of the convolution meets lies in a row:
-    odd columns of even rows, even columns of even rows, then those of odd rows, each a quarter of the length.
+    odd columns of even rows, even columns of even rows, then those of odd rows, each a quarter of the length. Rows are
+    counted from the first of `reach`, columns from the picture's.
     """
     pitch = width + _MARGIN
     if stride == 1:

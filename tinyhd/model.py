@@ -390,10 +390,8 @@ def _at_steps(maps: Tensor, steps: int, repeat: bool = True) -> Tensor:
     return maps
 
 
-def plain_convolutions(model: nn.Module, plain: bool | None = None) -> bool:
-    """Whether `model` computes with PyTorch's own 3-D convolutions; set it where `plain` is given."""
-    convolutions = [m for m in model.modules() if isinstance(m, FrameConv3d)]
-    if plain is not None:
-        for convolution in convolutions:
-            convolution.plain = plain
-    return all(convolution.plain for convolution in convolutions)
+def plain_convolutions(model: nn.Module, plain: bool) -> None:
+    """Have `model` compute with PyTorch's own 3-D convolutions, or not."""
+    for module in model.modules():
+        if isinstance(module, FrameConv3d):
+            module.plain = plain

@@ -1,6 +1,7 @@
 """The whole chain on made files: every frame once, in order, at its time, with its own map."""
 
 import csv
+import gc
 import itertools
 import json
 import math
@@ -24,6 +25,7 @@ from tinyhd.errors import InputError, OptionError, OutputError, WeightsError
 from tinyhd.model import TinyHD, TinyHDConfig
 from tinyhd.overlay import STYLES
 from tinyhd.pipeline import AnnotateResult, annotate
+from tinyhd.stats import Region
 from tinyhd.video import open_video, read_frames
 from tinyhd.weights import save_model
 
@@ -375,6 +377,25 @@ def test_memory_stays_flat(tmp_path: Path, normalize: str) -> None:
         tracemalloc.stop()
     # how full the queues are at their fullest is up to the threads; keeping every map would take 144 of them
     assert peaks[1] < peaks[0] + 24 * 192 * 256 * 4
+
+
+@pytest.mark.parametrize("normalize", ["frame", "video"])
+def test_nothing_waits_for_the_garbage_collector(tmp_path: Path, normalize: str) -> None:
+    """An encoder holds dozens of frames; where few new objects are made it could stay for many files."""
+    source = make_video(tmp_path / "in.mp4", 30)
+    regions = [Region("left", ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0)))]
+    gc.collect()
+    gc.disable()
+    try:
+        run(source, normalize=normalize, save_maps=tmp_path / "maps.npz", stats=tmp_path / "s.csv", regions=regions)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = {type(thing).__name__ for thing in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left & {"VideoCodecContext", "OutputContainer", "InputContainer", "Graph", "VideoWriter", "MapSpool"}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")

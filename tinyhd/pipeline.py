@@ -270,7 +270,8 @@ class _Outputs:
             )
             self.warnings = writer.warnings
         self._stack.enter_context(writer)
-        self._on_shown.append(lambda frame, shown: writer.write(drawing(frame.image, shown), frame.time - self._origin))
+        origin = self._origin  # no cycle through `self`, which would keep the encoder until it is found
+        self._on_shown.append(lambda frame, shown: writer.write(drawing(frame.image, shown), frame.time - origin))
 
     def save_maps(self, target: Name) -> None:
         """Write the maps."""

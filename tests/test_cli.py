@@ -321,13 +321,13 @@ def test_json_log(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     clip(folder / "in.mp4")
     assert main(["in.mp4", "missing.mp4", "--json-log"]) == 1
     entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [entry["event"] for entry in entries] == ["progress"] * 3 + ["done", "failed", "summary"]
-    assert entries[1]["done"] == 2
-    assert entries[1]["total"] == 3
-    done = entries[3]
+    assert [entry["event"] for entry in entries] == ["progress"] * 2 + ["done", "failed", "summary"]
+    assert entries[0]["done"] == 2
+    assert entries[0]["total"] == 3
+    done = entries[2]
     assert (done["input"], done["output"], done["frames"], done["damaged"]) == ("in.mp4", "in.saliency.mp4", 3, False)
-    assert entries[4]["level"] == "error"
-    assert (entries[5]["inputs"], entries[5]["failed"]) == (2, 1)
+    assert entries[3]["level"] == "error"
+    assert (entries[4]["inputs"], entries[4]["failed"]) == (2, 1)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["time"]) for entry in entries)
 
 
@@ -338,7 +338,20 @@ def test_plain_lines_of_progress(
     clip(folder / "in.mp4")
     assert main(["in.mp4"]) == 0
     first, *_ = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"in\.mp4: 1/3 frames, \d+\.\d frames/s, \d+ s left", first)
+    assert re.fullmatch(r"in\.mp4: 2/3 frames, \d+\.\d frames/s, \d+ s left", first)
+
+
+def test_progress_counts_from_the_first_frame(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting takes seconds, or half a minute where kernels are compiled: that is not the speed of the frames."""
+    times = [30.0, 35.0, 40.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: times.pop(0))
+    options = cli._parser().parse_args(["in.mp4"])
+    with caplog.at_level("INFO", "tinyhd.cli"), cli._Progress("in.mp4", options) as progress:
+        for done in (1, 51, 101):
+            progress(done, 301)
+    assert caplog.messages == ["in.mp4: 101/301 frames, 10.0 frames/s, 20 s left"]
 
 
 def test_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -376,17 +376,22 @@ class _Progress:
         self._name, self._shows = name, not options.quiet
         self._wants_bar = self._shows and not options.json_log and sys.stderr.isatty()
         self._bar: Any = None
+        self._began: float | None = None  # with the first frame: what comes before says nothing of those to come
 
     def __enter__(self) -> "_Progress":
-        self._began = self._last = time.monotonic()
         return self
 
     def __call__(self, done: int, total: int | None) -> None:
         if self._wants_bar:
             self._draw(done, total)
-        elif self._shows and time.monotonic() - self._last >= _PROGRESS_SECONDS:
-            self._last = time.monotonic()
-            rate = done / (self._last - self._began)
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began = self._last = now
+            self._before = done
+        elif self._shows and now - self._last >= _PROGRESS_SECONDS:
+            self._last = now
+            rate = (done - self._before) / max(now - self._began, 1e-9)
             parts = [f"{self._name}: {done}{f'/{total}' if total else ''} frames, {rate:.1f} frames/s"]
             left = (total - done) / rate if total and total > done else None
             if left is not None:

@@ -22,7 +22,7 @@ from demo.offline import Offline, refuse_addresses
 from demo.quick import gradio as gr
 from demo.work import DEFAULT_MODEL, Look, Models, Rendered, Step, analyse, finish, render
 from tinyhd.errors import InputError, TinyHDError
-from tinyhd.overlay import DEFAULT_COLORMAP, DEFAULT_OPACITY
+from tinyhd.render.colors import DEFAULT_COLORMAP, DEFAULT_OPACITY
 
 log = logging.getLogger("tinyhd.demo")
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinyhd.errors import InputError
-from tinyhd.stats import FrameStats
-from tinyhd.video import VideoInfo
+from tinyhd.saliency.stats import FrameStats
+from tinyhd.video.frame import VideoInfo
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyhd.errors import InputError
-from tinyhd.video import VideoInfo
+from tinyhd.video.frame import VideoInfo
 
 MEGABYTE = 2**20
 

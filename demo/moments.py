@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tinyhd.stats import FrameStats
+from tinyhd.saliency.stats import FrameStats
 
 COUNT = 5
 POINTS = 400

@@ -22,12 +22,16 @@ from demo.jobs import Job
 from demo.kept import read_maps
 from demo.limits import Limits
 from demo.moments import most_attended
-from tinyhd.encode import VideoWriter, encode_png
 from tinyhd.errors import InputError
-from tinyhd.maps import open_maps_writer
-from tinyhd.overlay import DEFAULT_COLORMAP, DEFAULT_OPACITY, Overlay, SmoothedRange, normalize_map
-from tinyhd.stats import StatsComputer, StatsWriter
-from tinyhd.video import VideoInfo, open_video
+from tinyhd.render.colors import DEFAULT_COLORMAP, DEFAULT_OPACITY
+from tinyhd.render.normalize import SmoothedRange, normalize_map
+from tinyhd.render.overlay import Overlay
+from tinyhd.saliency.stats import StatsComputer, StatsWriter
+from tinyhd.saliency.writers import open_maps_writer
+from tinyhd.video.frame import VideoInfo
+from tinyhd.video.png import encode_png
+from tinyhd.video.reader import open_video
+from tinyhd.video.writer import VideoWriter
 
 DEFAULT_MODEL = "tinyhd-m"
 MAP_SHAPE = (192, 256)
@@ -105,8 +109,8 @@ class Models:
         models that are here without being fetched."""
         import torch
 
-        from tinyhd.backends import open_backend
-        from tinyhd.weights import MODELS, cache_folder
+        from tinyhd.inference.backends import open_backend
+        from tinyhd.network.registry import MODELS, cache_folder
 
         open_backend(self.get(DEFAULT_MODEL))(torch.zeros(1, 3, 16, *MAP_SHAPE))
         return [name for name, info in MODELS.items() if info.url is None or (cache_folder() / info.file).is_file()]
@@ -121,8 +125,9 @@ def analyse(job: Job, network: Any, limits: Limits, look: Look) -> Steps:
     Raises:
         InputError: it cannot be read, or is more than the limits allow.
     """
-    from tinyhd.model import TinyHD, TinyHDConfig
-    from tinyhd.predict import predict_video
+    from tinyhd.inference.predict import predict_video
+    from tinyhd.network.config import TinyHDConfig
+    from tinyhd.network.model import TinyHD
 
     limits.check_size(job.source)
     with contextlib.ExitStack() as stack:

@@ -15,12 +15,12 @@ from fiftyone.core.collections import SampleCollection
 import tinyhd
 from tinyhd.errors import InputError, OptionError
 from tinyhd.files import make_folder
-from tinyhd.reencode import FrameClock, browser_plays, reencode
-from tinyhd.video import open_video
+from tinyhd.video.playback import FrameClock, browser_plays, reencode
+from tinyhd.video.reader import open_video
 
 from .compute import forget
 from .media import all_videos, check_videos, dataset_of, default_folder, metadata_of
-from .progress import REPORT_SECONDS, Cancelled, Meter, Outcome, Progress
+from .progress import REPORT_SECONDS, Cancelled, Progress, ProgressTracker, RunSummary
 from .runs import list_runs
 from .settings import Fields
 
@@ -77,7 +77,7 @@ def annotate_videos(
     settings: AnnotateSettings,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
-) -> Generator[Progress, None, Outcome]:
+) -> Generator[Progress, None, RunSummary]:
     """Write a video with the heat map laid over it for each of some videos, as `tinyhd-annotate` does.
 
     In a grouped dataset the new videos are a slice; otherwise their paths are in a field, which the App can show
@@ -114,7 +114,7 @@ def annotate_videos(
         target.add(sample_id, output)
         return result.frames
 
-    outcome = Outcome(settings.error_field)
+    outcome = RunSummary(settings.error_field)
     yield from _each(
         samples,
         work,
@@ -132,7 +132,7 @@ def reencode_videos(
     output_dir: str | None = None,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
-) -> Generator[Progress, None, Outcome]:
+) -> Generator[Progress, None, RunSummary]:
     """Replace videos that browsers cannot play, or whose frames do not lie at a constant rate from 0 on, by copies.
 
     The sample's `filepath` becomes that of an H.264 copy, made beside the file or in `output_dir`, and
@@ -169,7 +169,7 @@ def reencode_videos(
         sample.save()
         return frames
 
-    outcome = Outcome(REENCODE_ERROR)
+    outcome = RunSummary(REENCODE_ERROR)
     yield from _each(samples, work, outcome, _PLAYABLE, output_dir, lambda _id, _path: False, is_stopped)
     return outcome
 
@@ -242,7 +242,7 @@ class _Slice:
 def _each(
     samples: SampleCollection,
     work: Callable[[str, str, Path, Callable[[int, int | None], None]], int | None],
-    outcome: Outcome,
+    outcome: RunSummary,
     mark: str,
     folder: str | None,
     is_done: Callable[[str, str], bool],
@@ -260,7 +260,7 @@ def _each(
         dataset.add_sample_field(ORIGINAL, fo.StringField)
     todo = [item for item in zip(ids, paths, strict=True) if not is_done(*item)]
     outcome.skipped = len(ids) - len(todo)
-    meter = Meter(len(todo))
+    meter = ProgressTracker(len(todo))
     began = time.monotonic()
     try:
         for sample_id, path in todo:
@@ -290,7 +290,7 @@ def _each(
 
 
 def _in_thread(
-    call: Callable[[Callable[[int, int | None], None]], T], meter: Meter, is_stopped: Callable[[], bool]
+    call: Callable[[Callable[[int, int | None], None]], T], meter: ProgressTracker, is_stopped: Callable[[], bool]
 ) -> Generator[Progress, None, T]:
     """Run `call(progress)` in a thread, and yield where it is; raises `Cancelled` when it is to stop."""
     stop = threading.Event()

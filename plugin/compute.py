@@ -19,17 +19,21 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
-from tinyhd.files import PendingOutput, make_folder
-from tinyhd.maps import encode_display_map
-from tinyhd.model import TinyHD, TinyHDConfig
-from tinyhd.overlay import SmoothedRange, normalize_map
-from tinyhd.predict import MapsFunction, predict_video
-from tinyhd.reencode import FrameClock, browser_plays
-from tinyhd.stats import StatsComputer, VideoStats, VideoSummary, share_in_boxes
-from tinyhd.video import VideoInfo, VideoReader, open_video
+from tinyhd.files import AtomicOutput, make_folder
+from tinyhd.inference.backends import Backend
+from tinyhd.inference.predict import predict_video
+from tinyhd.network.config import TinyHDConfig
+from tinyhd.network.model import TinyHD
+from tinyhd.render.grayscale import encode_display_map
+from tinyhd.render.normalize import SmoothedRange, normalize_map
+from tinyhd.saliency.regions import share_in_boxes
+from tinyhd.saliency.stats import StatsComputer, VideoStats, VideoSummary
+from tinyhd.video.frame import VideoInfo
+from tinyhd.video.playback import FrameClock, browser_plays
+from tinyhd.video.reader import VideoReader, open_video
 
 from .media import all_videos, check_videos, dataset_of, default_folder, metadata_of
-from .progress import Cancelled, Meter, Outcome, Progress, count
+from .progress import Cancelled, Progress, ProgressTracker, RunSummary, count
 from .runs import Run
 from .settings import Fields, Settings, detection_path
 
@@ -38,7 +42,7 @@ _FRAMES_AT_ONCE = 500
 
 
 @dataclass
-class ComputeOutcome(Outcome):
+class ComputeSummary(RunSummary):
     """What a run has done."""
 
     inexact: int = 0
@@ -66,9 +70,9 @@ def compute(
     samples: SampleCollection,
     settings: Settings,
     *,
-    network: TinyHD | MapsFunction | None = None,
+    network: TinyHD | Backend | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
-) -> Generator[Progress, None, ComputeOutcome]:
+) -> Generator[Progress, None, ComputeSummary]:
     """Do a run; yields progress now and then, returns what was done.
 
     Args:
@@ -85,7 +89,7 @@ def compute(
     for name in settings.detections:
         detection_path(dataset, name)
     paths = dict(zip(*samples.values(["id", "filepath"]), strict=True))
-    outcome = ComputeOutcome(fields.error)
+    outcome = ComputeSummary(fields.error)
     if not paths:
         return outcome
     maps_dir = Path(settings.maps_dir) if settings.maps_dir else default_folder(dataset, next(iter(paths.values())))
@@ -97,7 +101,7 @@ def compute(
         todo = _wanted(samples, paths, settings)
         _sweep(run.folder, dataset, fields)
         outcome.skipped = len(paths) - len(todo)
-        meter = Meter(len(todo))
+        meter = ProgressTracker(len(todo))
         videos = all_videos(dataset)
         began = time.monotonic()
         try:
@@ -182,9 +186,9 @@ class _Video:
         self._boxes = [_Boxes(videos, sample_id, name, settings.field) for name in settings.detections]
         self.is_constant = self.is_playable = True
 
-    def frames(self, network: TinyHD | MapsFunction, meter: "Meter") -> Generator[None]:
+    def frames(self, network: TinyHD | Backend, meter: "ProgressTracker") -> Generator[None]:
         """Compute everything, frame by frame; the maps have their names afterwards."""
-        with open_video(self._path) as reader, PendingOutput(self._target, folder=True) as output:
+        with open_video(self._path) as reader, AtomicOutput(self._target, folder=True) as output:
             info = reader.info
             self._info, self._clock = info, FrameClock(info)
             meter.frames = info.frame_count
@@ -270,7 +274,7 @@ class _Video:
 class _Display:
     """Maps -> values in [0, 1] as they are stored, by the run's normalisation."""
 
-    def __init__(self, network: TinyHD | MapsFunction, normalize: str) -> None:
+    def __init__(self, network: TinyHD | Backend, normalize: str) -> None:
         config = network.config if isinstance(network, TinyHD) else TinyHDConfig
         self._fixed = (0.0, config.display_scale) if normalize == "none" else None
         self._smoothed = SmoothedRange()

@@ -9,10 +9,10 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
-from tinyhd.clips import DEFAULT_OVERLAP
 from tinyhd.errors import TinyHDError
-from tinyhd.maps import DISPLAY_SIDE
-from tinyhd.model import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+from tinyhd.inference.windows import DEFAULT_OVERLAP
+from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+from tinyhd.render.grayscale import DISPLAY_SIDE
 
 _PROBED = 8
 """Files that are looked into where the dataset does not say how long its videos are."""
@@ -72,7 +72,7 @@ def _frames_per_second(device: str) -> float:
     """Of the model that comes with tinyhd, measured here and now."""
     import torch
 
-    from tinyhd.backends import open_backend
+    from tinyhd.inference.backends import open_backend
 
     maps = open_backend(tinyhd.load_model(device=device))
     clip = torch.zeros(1, 3, CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH)

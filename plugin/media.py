@@ -10,8 +10,8 @@ from fiftyone.core.patches import PatchesView
 from fiftyone.core.video import FramesView
 
 from tinyhd.errors import OptionError
-from tinyhd.reencode import constant_rate
-from tinyhd.video import VideoInfo
+from tinyhd.video.frame import VideoInfo
+from tinyhd.video.playback import constant_rate
 
 
 def check_videos(samples: SampleCollection) -> None:

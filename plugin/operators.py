@@ -17,7 +17,7 @@ from tinyhd.errors import InputError, TinyHDError
 
 from . import forms
 from .media import check_videos
-from .progress import Outcome, Progress, finish
+from .progress import Progress, RunSummary, finish
 from .runs import HEARTBEAT_SECONDS, cancel, delete_run, find_run
 from .settings import DEFAULT_FIELD, DEVICES, Fields, Settings, detection_fields
 
@@ -28,13 +28,13 @@ class VideoOperator(foo.Operator):
     target = "Process"
     """What is done to the videos that the form lets choose."""
 
-    def work(self, ctx: foo.ExecutionContext, is_stopped: Callable[[], bool]) -> Generator[Progress, None, Outcome]:
+    def work(self, ctx: foo.ExecutionContext, is_stopped: Callable[[], bool]) -> Generator[Progress, None, RunSummary]:
         """The work that the form asks for."""
         return self.start(ctx.target_view(require_flat=True), ctx.params, is_stopped)
 
     def start(
         self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
-    ) -> Generator[Progress, None, Outcome]:
+    ) -> Generator[Progress, None, RunSummary]:
         """The work on some videos."""
         raise NotImplementedError
 
@@ -148,7 +148,7 @@ class ComputeSaliency(VideoOperator):
 
     def start(
         self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
-    ) -> Generator[Progress, None, Outcome]:
+    ) -> Generator[Progress, None, RunSummary]:
         from .compute import compute
 
         return compute(samples, Settings.from_params(params), is_stopped=is_stopped)
@@ -176,13 +176,14 @@ class AnnotateVideos(VideoOperator):
 
     def start(
         self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
-    ) -> Generator[Progress, None, Outcome]:
+    ) -> Generator[Progress, None, RunSummary]:
         from .annotate import AnnotateSettings, annotate_videos
 
         return annotate_videos(samples, AnnotateSettings.from_params(params), is_stopped=is_stopped)
 
     def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
-        from tinyhd.overlay import DEFAULT_COLORMAP, NORMALIZATIONS, STYLES
+        from tinyhd.render.colors import DEFAULT_COLORMAP, STYLES
+        from tinyhd.render.normalize import NORMALIZATIONS
 
         from .annotate import AnnotateSettings
         from .media import default_folder
@@ -234,7 +235,7 @@ class ReencodeVideos(VideoOperator):
 
     def start(
         self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
-    ) -> Generator[Progress, None, Outcome]:
+    ) -> Generator[Progress, None, RunSummary]:
         from .annotate import reencode_videos
 
         return reencode_videos(samples, params.get("output_dir") or None, is_stopped=is_stopped)
@@ -254,7 +255,7 @@ class ReencodeVideos(VideoOperator):
 
 def _model_inputs(inputs: types.Object) -> types.Property:
     """Which model, and where it runs; returns the former."""
-    from tinyhd.weights import DEFAULT_MODEL, list_models
+    from tinyhd.network.registry import DEFAULT_MODEL, list_models
 
     models = types.AutocompleteView()
     for name in list_models():

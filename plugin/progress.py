@@ -52,7 +52,7 @@ class Progress:
 
 
 @dataclass
-class Outcome:
+class RunSummary:
     """What work has done; `to_dict` is what operators return."""
 
     error_field: str
@@ -97,7 +97,7 @@ class Outcome:
         return asdict(self) | {"seconds": round(self.seconds, 1), "summary": self.summary}
 
 
-Work = TypeVar("Work", bound=Outcome)
+Work = TypeVar("Work", bound=RunSummary)
 
 
 def finish(work: Generator[Progress, None, Work], report: Callable[[Progress], None]) -> Work:
@@ -110,7 +110,7 @@ def finish(work: Generator[Progress, None, Work], report: Callable[[Progress], N
             return outcome
 
 
-class Meter:
+class ProgressTracker:
     """Counts frames over all videos."""
 
     def __init__(self, samples: int) -> None:

@@ -133,7 +133,7 @@ def model_identity(name: str | None) -> dict[str, str]:
     Raises:
         InputError: there is no such model or file.
     """
-    from tinyhd.weights import DEFAULT_MODEL, MODELS
+    from tinyhd.network.registry import DEFAULT_MODEL, MODELS
 
     name = name or DEFAULT_MODEL or ""
     if name in MODELS:

@@ -17,28 +17,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyhd.errors import TinyHDError
-    from tinyhd.pipeline import AnnotateResult, annotate
-    from tinyhd.predict import Prediction, predict_frames, predict_video
-    from tinyhd.stats import FrameStats
-    from tinyhd.video import Frame, VideoInfo, probe, read_frames
-    from tinyhd.weights import list_models, load_model
+    from tinyhd.inference.predict import Prediction, predict_frames, predict_video
+    from tinyhd.network.registry import list_models
+    from tinyhd.network.weights import load_model
+    from tinyhd.pipeline.annotate import AnnotateResult, annotate
+    from tinyhd.saliency.stats import FrameStats
+    from tinyhd.video.frame import Frame, VideoInfo
+    from tinyhd.video.reader import probe, read_frames
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "AnnotateResult": "pipeline",
-    "Frame": "video",
-    "FrameStats": "stats",
-    "Prediction": "predict",
+    "AnnotateResult": "pipeline.annotate",
+    "Frame": "video.frame",
+    "FrameStats": "saliency.stats",
+    "Prediction": "inference.predict",
     "TinyHDError": "errors",
-    "VideoInfo": "video",
-    "annotate": "pipeline",
-    "list_models": "weights",
-    "load_model": "weights",
-    "predict_frames": "predict",
-    "predict_video": "predict",
-    "probe": "video",
-    "read_frames": "video",
+    "VideoInfo": "video.frame",
+    "annotate": "pipeline.annotate",
+    "list_models": "network.registry",
+    "load_model": "network.weights",
+    "predict_frames": "inference.predict",
+    "predict_video": "inference.predict",
+    "probe": "video.reader",
+    "read_frames": "video.reader",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import sys
 
-from tinyhd.cli import main
+from tinyhd.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

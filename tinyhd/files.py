@@ -13,6 +13,8 @@ from typing import Self
 
 from tinyhd.errors import InputError, OptionError, OutputError
 
+StrPath = str | os.PathLike[str]
+
 MEDIA_SUFFIXES = frozenset(
     (
         *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".m2ts", ".mts", ".wmv"),
@@ -23,7 +25,7 @@ MEDIA_SUFFIXES = frozenset(
 """Names with these endings are taken from a folder."""
 
 TEMPORARY_PREFIX = ".tinyhd-"
-MARK = ".saliency"
+OUTPUT_TAG = ".saliency"
 """Goes between the stem and the suffix of an output's default name."""
 
 
@@ -64,7 +66,7 @@ def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> tuple[list[Pat
 
 
 def _is_media(path: Path) -> bool:
-    ours = path.stem.endswith(MARK) or path.name.startswith(TEMPORARY_PREFIX)
+    ours = path.stem.endswith(OUTPUT_TAG) or path.name.startswith(TEMPORARY_PREFIX)
     return path.suffix.lower() in MEDIA_SUFFIXES and not ours and path.is_file()
 
 
@@ -126,7 +128,7 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> OutputError:
     return OutputError(f"{os.fspath(path)!r} cannot be written: {error.strerror or error}.")
 
 
-class PendingOutput:
+class AtomicOutput:
     """A file or folder in the making: written under a temporary name beside its own, renamed at the end.
 
     Used in a `with` statement: the body's normal end renames, an exception removes everything. Whether the place can

@@ -17,9 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyhd.errors import InputError, TinyHDError
-from tinyhd.predict import TorchMaps
-from tinyhd.video import Frame, open_video
-from tinyhd.weights import load_model
+from tinyhd.inference.backends import TorchBackend
+from tinyhd.network.weights import load_model
+from tinyhd.video.frame import Frame
+from tinyhd.video.reader import open_video
 from training import metrics
 from training.evaluate import Item, Predictor, Protocol, Truth
 from training.fixations import DensityMap, FixationPoints
@@ -71,7 +72,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     protocol = Protocol(options.first, options.every)
     load = partial(load_model, device=options.device)
-    model, *references = (Predictor(TorchMaps(load(name))) for name in (options.model, *options.reference))
+    model, *references = (Predictor(TorchBackend(load(name))) for name in (options.model, *options.reference))
     rows = {}
     for group, *files in options.group:
         if not files:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tinyhd.errors import WeightsError
-from tinyhd.layers import ConvNorm
-from tinyhd.model import IMAGENET_MEAN, IMAGENET_STD, TinyHD
+from tinyhd.network.config import IMAGENET_MEAN, IMAGENET_STD
+from tinyhd.network.layers import ConvNorm
+from tinyhd.network.model import TinyHD
 
 
 def load_folded_mobilenet(path: Path) -> list[tuple[Tensor, Tensor]]:

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tinyhd.backends import BACKENDS, PRECISIONS, MapsFunction, open_backend
 from tinyhd.errors import OutputError, TinyHDError
-from tinyhd.model import TinyHD
-from tinyhd.predict import Prediction, predict_video
-from tinyhd.video import open_video
-from tinyhd.weights import load_model
+from tinyhd.inference.backends import BACKENDS, PRECISIONS, Backend, open_backend
+from tinyhd.inference.predict import Prediction, predict_video
+from tinyhd.network.model import TinyHD
+from tinyhd.network.weights import load_model
+from tinyhd.video.reader import open_video
 from training import metrics
 from training.fixations import VideoFixations, read_video_fixations
 
@@ -53,7 +53,7 @@ class Agreement:
 
 
 def compare(
-    videos: Sequence[VideoFixations], reference: MapsFunction, others: dict[tuple[str, str], MapsFunction]
+    videos: Sequence[VideoFixations], reference: Backend, others: dict[tuple[str, str], Backend]
 ) -> list[Agreement]:
     """The agreement of each of `others`, keyed by backend and precision, with `reference`.
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tinyhd.errors import InputError, OptionError
-from tinyhd.model import TinyHDConfig
+from tinyhd.network.config import TinyHDConfig
 from training.data import Augmentation, PackSpec
 from training.losses import LossWeights
 

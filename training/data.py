@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tinyhd.errors import InputError
-from tinyhd.model import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
 from training.packs import clip_names, density, maps_path, read_clip, read_maps
 
 

@@ -59,7 +59,9 @@ class LabelledVideo:
             for path in self.frame_files[start:]:
                 yield _read_image(path, "RGB")
             return
-        from tinyhd.video import read_frames  # needs PyAV, which a machine that trains on prepared clips may lack
+        from tinyhd.video.reader import (
+            read_frames,  # needs PyAV, which a machine that trains on prepared clips may lack
+        )
 
         for frame in islice(read_frames(self.video_file), start, len(self)):
             yield frame.to_rgb()

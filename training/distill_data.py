@@ -15,8 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from tinyhd.errors import InputError, TinyHDError
-from tinyhd.model import CLIP_LENGTH
-from tinyhd.weights import resolve_device
+from tinyhd.network.config import CLIP_LENGTH
+from tinyhd.network.weights import resolve_device
 from training.datasets import LabelledVideo, read_dhf1k, read_hollywood2, read_ucf_sports
 from training.fixations import read_image_fixations
 from training.packs import (
@@ -86,7 +86,7 @@ def labelled_photo_clips(folder: Path, split: str, repeats: int, seed: int, out:
 
 def video_clips(path: Path, stride: int, seed: int) -> Iterator[Clip]:
     """Clips of a video without labels."""
-    from tinyhd.video import read_frames  # needs PyAV, which a machine that trains on prepared clips may lack
+    from tinyhd.video.reader import read_frames  # needs PyAV, which a machine that trains on prepared clips may lack
 
     frames = (frame.to_rgb() for frame in read_frames(path))
     return clips_of_frames(path.stem, frames, stride, _phase(path.stem, stride, seed))

@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from tinyhd.clips import WINDOWINGS
 from tinyhd.errors import InputError, OptionError, OutputError, TinyHDError
-from tinyhd.model import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
-from tinyhd.predict import PRECISIONS, TorchMaps, predict_frames
-from tinyhd.video import Frame, open_video
-from tinyhd.weights import load_model
+from tinyhd.inference.backends import PRECISIONS, TorchBackend
+from tinyhd.inference.predict import predict_frames
+from tinyhd.inference.windows import WINDOWINGS
+from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+from tinyhd.network.weights import load_model
+from tinyhd.video.frame import Frame
+from tinyhd.video.reader import open_video
 from training import metrics
 from training.datasets import LabelledVideo, read_dhf1k, read_hollywood2, read_ucf_sports
 from training.fixations import (
@@ -279,7 +281,7 @@ class Predictor:
         cuts: look for shot cuts, and start over at each.
     """
 
-    def __init__(self, maps: TorchMaps, windowing: str = "crossfade", cuts: bool = True) -> None:
+    def __init__(self, maps: TorchBackend, windowing: str = "crossfade", cuts: bool = True) -> None:
         self.maps, self.windowing, self.cuts = maps, windowing, cuts
 
     def __call__(self, item: Item) -> Iterator[Sample]:
@@ -310,7 +312,7 @@ class _NeededOnly:
 
     maps_per_clip = 1
 
-    def __init__(self, maps: TorchMaps, needed: Callable[[int], bool]) -> None:
+    def __init__(self, maps: TorchBackend, needed: Callable[[int], bool]) -> None:
         self.maps, self.needed = maps, needed
         self.count = 0
 
@@ -437,7 +439,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         label = Path(name).stem
         if label in models:
             raise OptionError(f"two models are called {label}; rename one of the files.")
-        maps = TorchMaps(load_model(name, options.device), options.precision)
+        maps = TorchBackend(load_model(name, options.device), options.precision)
         models[label] = Predictor(maps, options.windowing, options.cuts)
     if options.baseline:
         models["centre prior"] = centre_samples

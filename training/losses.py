@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinyhd.model import TinyHDOutput
+from tinyhd.network.model import TinyHDOutput
 from training.teachers import TeacherMaps, normalise_sum, resize_maps
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from tinyhd.errors import InputError
-from tinyhd.model import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
 
 LEAD = CLIP_LENGTH - 1
 """Frames before the clip that a sliding one-output teacher needs."""

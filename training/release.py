@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from tinyhd.errors import TinyHDError
-from tinyhd.model import TinyHD
-from tinyhd.weights import load_model, save_model
+from tinyhd.network.model import TinyHD
+from tinyhd.network.weights import load_model, save_model
 from training.packs import clip_names, read_clip
 from training.teachers import imagenet_clip
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinyhd.errors import WeightsError
-from tinyhd.model import CLIP_LENGTH, IMAGENET_MEAN, IMAGENET_STD, TinyHD
-from tinyhd.weights import load_model
+from tinyhd.network.config import CLIP_LENGTH, IMAGENET_MEAN, IMAGENET_STD
+from tinyhd.network.model import TinyHD
+from tinyhd.network.weights import load_model
 from training.hd2s import HD2S
 
 

@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tinyhd.errors import InputError, TinyHDError
-from tinyhd.model import TinyHD, TinyHDOutput
-from tinyhd.weights import load_model, resolve_device, save_model
+from tinyhd.network.model import TinyHD, TinyHDOutput
+from tinyhd.network.weights import load_model, resolve_device, save_model
 from training.backbone import inflate_imagenet, start_decoders
 from training.config import TrainConfig, config_from_dict, read_config
 from training.data import Augmentation, ClipDataset, MixSampler, list_entries

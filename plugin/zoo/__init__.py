@@ -11,11 +11,11 @@ import fiftyone as fo
 import fiftyone.core.models as fom
 
 import tinyhd
-from tinyhd.files import PendingOutput, make_folder
-from tinyhd.maps import encode_display_map
-from tinyhd.overlay import SmoothedRange, normalize_map
-from tinyhd.video import open_video
-from tinyhd.weights import save_model
+from tinyhd.files import AtomicOutput, make_folder
+from tinyhd.network.weights import save_model
+from tinyhd.render.grayscale import encode_display_map
+from tinyhd.render.normalize import SmoothedRange, normalize_map
+from tinyhd.video.reader import open_video
 
 
 def download_model(model_name: str, model_path: str) -> None:
@@ -74,7 +74,7 @@ class SaliencyModel(fom.Model):
         target = folder / f"{path.stem}-{secrets.token_hex(4)}"  # browsers keep pictures by name
         smoothed = SmoothedRange()
         labels = {}
-        with open_video(path) as reader, PendingOutput(target, folder=True) as output:
+        with open_video(path) as reader, AtomicOutput(target, folder=True) as output:
             width = round(reader.info.width * reader.info.sample_aspect_ratio)
             for frame, saliency, is_cut in tinyhd.predict_video(reader, self._network):
                 shown = normalize_map(saliency, smoothed(saliency, frame.time_seconds, is_cut))

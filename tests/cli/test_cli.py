@@ -1,0 +1,474 @@
+"""The command: arguments, many inputs, messages, exit status, signals."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import makers
+import pytest
+from fakes import GreyModel
+from makers import read_barcode
+
+import tinyhd
+from tinyhd import backends, cli, clips, encode, overlay, predict
+from tinyhd.cli.main import main
+from tinyhd.errors import InputError
+from tinyhd.files import distinct_stems, expand_inputs
+from tinyhd.video.reader import probe, read_frames
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Nothing is loaded: every name of a model gives the stub. The list is what was asked for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def load(*arguments: Any) -> GreyModel:
+        asked.append(arguments)
+        return GreyModel()
+
+    monkeypatch.setattr("tinyhd.network.weights.load_model", load)
+    return asked
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def clip(path: Path, count: int = 3, first: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return makers.make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
+
+
+def codes(path: Path) -> list[int]:
+    return [read_barcode(frame.to_rgb()) for frame in read_frames(path)]
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- one input
+
+
+def test_one_video(folder: Path, capsys: pytest.CaptureFixture[str], models: list[Any]) -> None:
+    clip(folder / "in.mp4")
+    assert main(["in.mp4", "--model", "some-model", "--device", "cpu"]) == 0
+    assert files(folder) == {"in.mp4", "in.saliency.mp4"}
+    assert codes(folder / "in.saliency.mp4") == [0, 1, 2]
+    assert models == [("some-model", "cpu")]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.fullmatch(r"in\.mp4 -> in\.saliency\.mp4: 3 frames in .* s \(.* frames/s\)\n", output.err)
+
+
+def test_every_flag_is_an_argument_of_annotate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def annotate(file: Path, output: Path, **options: Any) -> Any:
+        given.update(options, input=file, output=output)
+        raise InputError("enough")
+
+    monkeypatch.setattr("tinyhd.pipeline.annotate.annotate", annotate)
+    arguments = (
+        "in.mp4 -o out.mp4 --style heatmap --colormap viridis --opacity 0.3 --normalize none --codec hevc --crf 30 "
+        "--preset fast --start 1:02.5 --end 2:00:00 --precision bfloat16 --windowing published --overlap 3 --no-cuts "
+        "--save-maps maps.npz --stats stats.csv --regions regions.json --overwrite --model m --device cpu "
+        "--backend onnxruntime --batch-size 2"
+    )
+    assert main(arguments.split()) == 1
+    progress = given.pop("progress")
+    assert callable(progress)
+    assert isinstance(given.pop("model"), GreyModel)
+    assert given == {
+        "input": Path("in.mp4"),
+        "output": Path("out.mp4"),
+        "style": "heatmap",
+        "colormap": "viridis",
+        "opacity": 0.3,
+        "normalize": "none",
+        "codec": "hevc",
+        "encoder": None,
+        "crf": 30.0,
+        "preset": "fast",
+        "start": Fraction("62.5"),
+        "end": Fraction(7200),
+        "precision": "bfloat16",
+        "backend": "onnxruntime",
+        "batch_size": 2,
+        "windowing": "published",
+        "overlap": 3,
+        "cuts": False,
+        "save_maps": "maps.npz",
+        "stats": "stats.csv",
+        "regions": "regions.json",
+        "overwrite": True,
+    }
+
+
+def test_a_name_that_starts_with_a_dash(folder: Path) -> None:
+    clip(folder / "-x.mp4")
+    assert main(["--output=-y.mp4", "--", "-x.mp4"]) == 0
+    assert codes(folder / "-y.mp4") == [0, 1, 2]
+
+
+def test_choices_are_those_of_the_modules() -> None:
+    assert set(cli.CODECS) == set(encode.CODECS)
+    assert overlay.STYLES == cli.STYLES
+    assert overlay.NORMALIZATIONS == cli.NORMALIZATIONS
+    assert set(cli.PRECISIONS) == set(predict.PRECISIONS)
+    assert cli.BACKENDS == backends.BACKENDS
+    assert clips.WINDOWINGS == cli.WINDOWINGS
+
+
+# ---- exit status
+
+
+def damaged(folder: Path) -> Path:
+    return makers.truncated(folder).path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["missing.mp4"], 1, "error: 'missing.mp4' does not exist"),
+        (["text.mp4"], 1, "error: 'text.mp4' is no video file"),
+        (["in.mp4", "-o", "missing/out.mp4"], 1, "there is no folder 'missing'"),
+        (["in.mp4", "-o", "in.mp4", "--overwrite"], 1, "inputs are never overwritten"),
+        (["in.mp4", "-o", "text.mp4"], 1, "text.mp4' exists already"),
+        (["in.mp4", "-o", "out.xyz"], 2, "must end in .mp4"),
+        (["in.mp4", "--colormap", "nonsense"], 2, "no colour map 'nonsense'"),
+        (["in.mp4", "--encoder", "nonsense"], 2, "no encoder 'nonsense'"),
+        (["in.mp4", "--overlap", "16"], 2, "overlap is 16"),
+        (["in.mp4", "--regions", "r.json"], 2, "--stats"),
+        (["in.mp4", "in.mp4", "-o", "out.mp4"], 2, "-o is for one input"),
+        (["in.mp4", "-o", "out.mp4", "--output-dir", "out"], 2, "-o is for one input"),
+        (["truncated.mp4"], 3, "warning: truncated.mp4: The file is shorter than its header says"),
+        (["in.mp4", "--output-dir", "text.mp4"], 1, "is a file, but a folder is needed"),
+    ],
+)
+def test_exit_status(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
+) -> None:
+    clip(folder / "in.mp4")
+    damaged(folder)
+    (folder / "text.mp4").write_text("no video")
+    before = files(folder)
+    assert main(arguments) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    if status in (1, 2):
+        assert len(error.strip().splitlines()) == 1
+        assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["in.mp4", "--style", "poster"], ["in.mp4", "--start", "soon"], ["in.mp4", "--outpu", "x.mp4"], ["-x.mp4"]],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: tinyhd-annotate" in capsys.readouterr().err
+
+
+def test_no_default_model(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    clip(folder / "in.mp4")
+    assert main(["in.mp4", "--model", "nonsense"]) == 1
+    error = capsys.readouterr().err
+    assert "there is neither a model nor a file 'nonsense'" in error
+    assert files(folder) == {"in.mp4"}
+
+
+# ---- many inputs
+
+
+def test_a_batch_goes_on_after_a_failure(folder: Path, capsys: pytest.CaptureFixture[str], models: list[Any]) -> None:
+    for k, name in enumerate(("a.mp4", "c.mp4")):
+        clip(folder / "videos" / name, first=10 * k)
+    (folder / "videos" / "b.mp4").write_text("no video")
+    (folder / "videos" / "notes.txt").write_text("not even a name of a video")
+    assert main(["videos", "--output-dir", "out/new", "--stats", "stats", "--save-maps", "maps"]) == 1
+    assert files(folder / "out" / "new") == {"a.saliency.mp4", "c.saliency.mp4"}
+    assert files(folder / "stats") == {"a.csv", "c.csv"}
+    assert files(folder / "maps") == {f"{name}/{k:06d}.png" for name in "ac" for k in range(3)}
+    assert codes(folder / "out" / "new" / "c.saliency.mp4") == [10, 11, 12]
+    assert len(models) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "b.mp4' is no video file" in lines[1]
+    assert re.fullmatch(r"3 inputs in .* s: 2 annotated, 1 failed\.", lines[-1])
+
+
+def test_a_batch_with_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(folder / "in.mp4")
+    damaged(folder)
+    assert main(["in.mp4", "truncated.mp4"]) == 3
+    assert "2 annotated (1 of them damaged)" in capsys.readouterr().err
+
+
+def test_a_bug_in_one_file_is_reported_and_the_rest_done(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip(folder / "a.mp4")
+    clip(folder / "b.mp4")
+
+    def probe_or_fail(path: Path) -> Any:
+        if path.name == "a.mp4":
+            raise ZeroDivisionError
+        return probe(path)
+
+    monkeypatch.setattr("tinyhd.video.reader.probe", probe_or_fail)
+    assert main(["a.mp4", "b.mp4"]) == 1
+    assert files(folder) == {"a.mp4", "b.mp4", "b.saliency.mp4"}
+    assert "a.mp4 failed in an unexpected way, which is a bug" in capsys.readouterr().err
+
+
+def test_names_that_collide_are_told_apart(folder: Path) -> None:
+    clip(folder / "one" / "clip.mp4", first=10)
+    clip(folder / "two" / "clip.mp4", first=20)
+    clip(folder / "two" / "clip.avi", first=30)
+    makers.still(folder / "two")
+    assert main(["one/clip.mp4", "two", "--output-dir", "out", "--style", "spotlight", "--opacity", "0.2"]) == 0
+    found = {path.name: codes(path)[0] for path in (folder / "out").iterdir()}
+    assert found == {
+        "clip.saliency.mp4": 10,
+        "clip.avi.saliency.mp4": 30,
+        "clip-2.saliency.mp4": 20,
+        "still.saliency.png": 7,
+    }
+
+
+def test_outputs_are_not_taken_for_inputs_and_others_are_protected(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip(folder / "a.mp4")
+    assert main(["."]) == 0
+    assert main(["."]) == 1
+    assert "a.saliency.mp4' exists already" in capsys.readouterr().err
+    assert main([".", "--overwrite"]) == 0
+    assert files(folder) == {"a.mp4", "a.saliency.mp4"}
+    # named outright it is an input, and then no output may lie there
+    assert main(["a.mp4", "a.saliency.mp4", "--overwrite"]) == 1
+    assert "a.saliency.mp4' is an input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "stems"),
+    [
+        (["a.mp4", "b.mp4"], ["a", "b"]),
+        (["a.mp4", "a.avi"], ["a.mp4", "a.avi"]),
+        (["x/a.mp4", "y/a.mp4", "z/A.MP4"], ["a", "a-2", "A-3"]),
+        (["x/a.mp4", "y/a.mp4", "a-2.mp4"], ["a", "a-2", "a-2-2"]),
+        (["a.b.mp4"], ["a.b"]),
+    ],
+)
+def test_distinct_stems(names: list[str], stems: list[str]) -> None:
+    assert distinct_stems([Path(name) for name in names], Path("out")) == stems
+    assert len({stem.casefold() for stem in stems}) == len(stems)
+
+
+def test_stems_may_repeat_in_different_folders() -> None:
+    assert distinct_stems([Path("x/a.mp4"), Path("y/a.mp4")]) == ["a", "a"]
+
+
+def test_expand_inputs(folder: Path) -> None:
+    for name in ("b.mp4", "a.MOV", "c.saliency.mp4", ".tinyhd-1234.mp4", "sub/d.mkv", "x[1].mp4", "notes.txt"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    def expanded(*arguments: str) -> tuple[list[str], bool]:
+        found, batch = expand_inputs(arguments)
+        return [path.as_posix() for path in found], batch
+
+    assert expanded("b.mp4") == (["b.mp4"], False)
+    assert expanded(".") == (["a.MOV", "b.mp4", "x[1].mp4"], True)
+    assert expanded("*.mp4") == (["b.mp4", "c.saliency.mp4", "x[1].mp4"], True)
+    assert expanded("**/*.mkv") == (["sub/d.mkv"], True)
+    assert expanded("x[1].mp4") == (["x[1].mp4"], False)
+    assert expanded("b.mp4", "./b.mp4", ".") == (["b.mp4", "a.MOV", "x[1].mp4"], True)
+    assert expanded("missing.mp4") == (["missing.mp4"], False)
+    with pytest.raises(InputError, match=r"no file matches '\*\.avi'"):
+        expand_inputs(["*.avi"])
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError, match="no video or picture in the folder 'empty'"):
+        expand_inputs(["empty"])
+
+
+# ---- messages
+
+
+def test_json_log(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_PROGRESS_SECONDS", 0.0)
+    clip(folder / "in.mp4")
+    assert main(["in.mp4", "missing.mp4", "--json-log"]) == 1
+    entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [entry["event"] for entry in entries] == ["progress"] * 2 + ["done", "failed", "summary"]
+    assert entries[0]["done"] == 2
+    assert entries[0]["total"] == 3
+    done = entries[2]
+    assert (done["input"], done["output"], done["frames"], done["damaged"]) == ("in.mp4", "in.saliency.mp4", 3, False)
+    assert entries[3]["level"] == "error"
+    assert (entries[4]["inputs"], entries[4]["failed"]) == (2, 1)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["time"]) for entry in entries)
+
+
+def test_plain_lines_of_progress(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_PROGRESS_SECONDS", 0.0)
+    clip(folder / "in.mp4")
+    assert main(["in.mp4"]) == 0
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"in\.mp4: 2/3 frames, \d+\.\d frames/s, \d+ s left", first)
+
+
+def test_progress_counts_from_the_first_frame(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting takes seconds, or half a minute where kernels are compiled: that is not the speed of the frames."""
+    times = [30.0, 35.0, 40.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: times.pop(0))
+    options = cli._parser().parse_args(["in.mp4"])
+    with caplog.at_level("INFO", "tinyhd.cli"), cli._Progress("in.mp4", options) as progress:
+        for done in (1, 51, 101):
+            progress(done, 301)
+    assert caplog.messages == ["in.mp4: 101/301 frames, 10.0 frames/s, 20 s left"]
+
+
+def test_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged(folder)
+    assert main(["truncated.mp4", "--quiet"]) == 3
+    assert capsys.readouterr().err == ""
+    assert main(["truncated.mp4", "--quiet"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bar_on_a_terminal(folder: Path) -> None:
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    clip(folder / "in.mp4")
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    child = start(folder, ["in.mp4"], stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(controller, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(controller)
+    assert child.wait(300) == 0
+    assert re.search(rb"in\.mp4: +\d+%\|.*\| \d/3 \[", shown)
+    assert b"in.mp4 -> in.saliency.mp4: 3 frames" in shown
+
+
+def test_list_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(r"[: ]", line)[0] for line in lines] == tinyhd.list_models()
+
+
+def test_the_version_is_the_packages() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project.get("version", tinyhd.__version__) == tinyhd.__version__
+
+
+def test_help_and_version_do_without_pytorch() -> None:
+    code = (
+        "import sys; from tinyhd.cli import main\n"
+        "try: main([sys.argv[1]])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'av', 'numpy', 'cmap', 'tqdm'} & set(sys.modules), 'slow imports'\n"
+    )
+    for flag in ("--help", "--version"):
+        result = subprocess.run(
+            [sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert result.returncode == 0, result.stderr
+        assert "tinyhd" in result.stdout
+
+
+def test_python_m_tinyhd() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "tinyhd", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout == f"tinyhd {tinyhd.__version__}\n"
+
+
+def test_public_names() -> None:
+    assert len(tinyhd.__all__) <= 14
+    for name in tinyhd.__all__:
+        assert getattr(tinyhd, name) is not None
+    assert callable(tinyhd.annotate)
+    assert set(tinyhd.__all__) <= set(dir(tinyhd))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = tinyhd.nonsense
+
+
+# ---- signals
+
+_CHILD = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may inherit "ignored"
+import tinyhd.network.weights
+from fakes import GreyModel
+from tinyhd.cli.main import main
+
+class Slow(GreyModel):
+    def __call__(self, clips):
+        if self.clips and "--slow" in sys.argv:
+            pathlib.Path("started").touch()
+            time.sleep(3)
+        return super().__call__(clips)
+
+tinyhd.network.weights.load_model = lambda *_: Slow()
+sys.exit(main([a for a in sys.argv[1:] if a != "--slow"]))
+"""
+
+
+def start(folder: Path, arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """The command in a process of its own, with the stub model; `--slow` makes that take 3 s a clip."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    return subprocess.Popen([sys.executable, "-c", _CHILD, *arguments], cwd=folder, env=environment, **options)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(folder: Path, sent: signal.Signals, status: int) -> None:
+    clip(folder / "a.mp4")
+    clip(folder / "b.mp4", 40)
+    arguments = ["a.mp4", "b.mp4", "--stats", "stats", "--save-maps", "maps", "--slow"]
+    child = start(folder, arguments, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (folder / "started").exists() and time.monotonic() < deadline:
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.05)
+    assert any(path.name.startswith(".tinyhd-") for path in folder.iterdir())
+    child.send_signal(sent)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == status
+    assert "Traceback" not in error
+    kept = {"a.mp4", "b.mp4", "started", "a.saliency.mp4", "stats/a.csv", *(f"maps/a/{k:06d}.png" for k in range(3))}
+    assert files(folder) == kept

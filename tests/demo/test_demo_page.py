@@ -1,0 +1,373 @@
+"""The demo as it is served: its API, its queue, its refusals, and the page in a browser."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REQUIRE_ALL
+
+if not REQUIRE_ALL:
+    pytest.importorskip("gradio", reason="the demo's extra is not installed")
+from conftest import skip_or_fail
+from fakes import GreyModel
+from gradio_client import Client, handle_file
+from makers import make_video, playlist, read_barcode, still
+
+from demo.app import QUEUE_SIZE, serving
+from demo.limits import Limits
+from tinyhd.video.reader import probe, read_frames
+
+LOOK = {"style": "overlay", "colormap": "turbo", "opacity": 0.5, "normalize": "frame"}
+
+
+class StubModels:
+    """`Models` whose model costs nothing, waits as long as it is told, and counts."""
+
+    def __init__(self):
+        self.grey = GreyModel()
+        self.may_run = threading.Event()
+        self.may_run.set()
+        self.seconds_each = 0.0
+
+    def get(self, name):
+        return self
+
+    def warm_up(self):
+        return ["tinyhd-m"]
+
+    maps_per_clip = 16
+
+    def __call__(self, clips):
+        self.may_run.wait(60)
+        time.sleep(self.seconds_each)
+        return self.grey(clips)
+
+
+@pytest.fixture(scope="module")
+def served():
+    """(address, models, folder of all temporary files) of a server; afterwards that folder must be empty."""
+    models = StubModels()
+    with tempfile.TemporaryDirectory() as folder:
+        before, tempfile.tempdir = tempfile.tempdir, folder
+        try:
+            with serving(limits=Limits(megabytes=2, seconds=8), models=models) as address:
+                yield address, models, Path(folder)
+            left = [name for name in os.listdir(folder) if not re.fullmatch("[0-9a-f]{40}", name)]
+            assert left == []  # gradio_client, which runs in this process too, leaves folders of that form
+        finally:
+            tempfile.tempdir = before
+
+
+@pytest.fixture
+def client(served, tmp_path):
+    client = Client(served[0], verbose=False, download_files=tmp_path / "got", analytics_enabled=False)
+    yield client
+    client.close()
+
+
+def status_of(address):
+    try:
+        with urllib.request.urlopen(address) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+# ---- the API
+
+
+def test_the_api_annotates_and_draws_again(served, client, tmp_path):
+    _, models, _ = served
+    video = make_video(tmp_path / "my clip.mp4", 30, audio=["aac"])
+    overlay, heatmap, maps, table, facts = client.predict(
+        file=handle_file(video), model="tinyhd-m", **LOOK, api_name="/annotate"
+    )
+    assert [Path(p).name for p in (overlay, heatmap, maps, table)] == [
+        "my-clip.saliency.mp4",
+        "my-clip.heatmap.mp4",
+        "my-clip.maps.npz",
+        "my-clip.stats.csv",
+    ]
+    assert [read_barcode(frame.to_rgb()) for frame in read_frames(overlay)] == list(range(30))
+    assert np.load(maps)["maps"].shape == (30, 192, 256)
+    assert Path(table).read_text().count("\n") == 31
+    assert facts["frames"] == 30
+    assert len(facts["moments"]) == 5
+    clips = models.grey.clips
+    again, _ = client.predict(job=facts["job"], **LOOK | {"style": "side-by-side"}, api_name="/render")
+    assert probe(again).width == 2 * probe(overlay).width
+    assert models.grey.clips == clips
+
+
+def test_the_api_says_what_it_takes(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/annotate", "/render"}
+    annotate = {p["parameter_name"]: p for p in endpoints["/annotate"]["parameters"]}
+    assert list(annotate) == ["file", "model", *LOOK]
+    assert "spotlight" in annotate["style"]["python_type"]["type"]
+    assert annotate["opacity"]["python_type"]["type"] == "float"
+    assert annotate["opacity"]["parameter_default"] == 0.55
+    assert "where people look" in endpoints["/annotate"]["description"]
+
+
+def test_the_api_takes_pictures(client, tmp_path):
+    overlay, *_, facts = client.predict(
+        file=handle_file(still(tmp_path).path), model="tinyhd-m", **LOOK, api_name="/annotate"
+    )
+    assert Path(overlay).suffix == ".png"
+    assert facts["frames"] == 1
+
+
+@pytest.mark.parametrize("kind", ["hls", "concat"])
+def test_playlists_are_refused_in_one_sentence(served, client, tmp_path, kind):
+    target = make_video(tmp_path / "secret.mp4", 4)
+    path = playlist(tmp_path, kind, "video.mp4", str(target))
+    with pytest.raises(Exception, match="playlist") as caught:
+        client.predict(file=handle_file(path), model="tinyhd-m", **LOOK, api_name="/annotate")
+    assert "/" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": "../../secret.pth"}, "not in the list of choices"),
+        ({"style": "no such"}, "not in the list of choices"),
+        ({"colormap": "no such"}, "not in the list of choices"),
+        ({"opacity": 7}, "maximum|between"),
+        ({"file": None}, "There is no file"),
+    ],
+)
+def test_wrong_values_are_refused(client, tmp_path, change, sentence):
+    values = {"file": handle_file(make_video(tmp_path / "x.mp4", 4)), "model": "tinyhd-m", **LOOK} | change
+    with pytest.raises(Exception, match=sentence) as caught:
+        client.predict(**values, api_name="/annotate")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_long_videos_and_large_files_are_refused(client, tmp_path):
+    long = make_video(tmp_path / "long.mp4", 250)
+    with pytest.raises(Exception, match="10 seconds long; up to 8 seconds are taken"):
+        client.predict(file=handle_file(long), model="tinyhd-m", **LOOK, api_name="/annotate")
+    large = tmp_path / "large.mp4"
+    large.write_bytes(os.urandom(3 * 2**20))
+    with pytest.raises(Exception, match=r"413|size"):
+        client.predict(file=handle_file(large), model="tinyhd-m", **LOOK, api_name="/annotate")
+
+
+def test_nothing_is_fetched_for_clients(served, client):
+    address, _, _ = served
+    with pytest.raises(Exception, match="no addresses"):
+        client.predict(
+            file={"path": f"{address}favicon.ico", "meta": {"_type": "gradio.FileData"}},
+            model="tinyhd-m",
+            **LOOK,
+            api_name="/annotate",
+        )
+    for path in (
+        "file=http://127.0.0.1/x",
+        "file=https%3A//127.0.0.1/x",
+        "proxy=https://x.hf.space/",
+        "file=/etc/passwd",
+    ):
+        assert status_of(f"{address}gradio_api/{path}") == 403, path
+
+
+def test_the_page_forbids_browsers_to_load_from_elsewhere(served):
+    with urllib.request.urlopen(served[0]) as response:
+        policy, page = response.headers["Content-Security-Policy"], response.read().decode()
+    assert "default-src 'self'" in policy
+    assert "http:" not in policy
+    assert "https:" not in policy
+    assert not re.search(r"""<(?:meta|link|script|img)\b[^>]*["']https?://""", page)
+
+
+def test_unknown_jobs_are_refused(client):
+    for name in ("", "../../etc", "x" * 24):
+        with pytest.raises(Exception, match="no longer kept"):
+            client.predict(job=name, **LOOK, api_name="/render")
+
+
+def test_twelve_clients_at_a_queue_of_eight(served, tmp_path):
+    """One at work, eight wait, the others are told that the queue is full."""
+    address, models, _ = served
+    assert QUEUE_SIZE == 8
+    video = make_video(tmp_path / "x.mp4", 4)
+    with ThreadPoolExecutor(12) as pool:
+        clients = list(pool.map(lambda k: Client(address, verbose=False, download_files=tmp_path / str(k)), range(12)))
+        models.may_run.clear()
+        try:
+            tasks = [
+                pool.submit(c.predict, file=handle_file(video), model="tinyhd-m", **LOOK, api_name="/annotate")
+                for c in clients
+            ]
+            until = time.monotonic() + 60
+            while sum(task.done() for task in tasks) < 3 and time.monotonic() < until:
+                time.sleep(0.05)
+        finally:
+            models.may_run.set()
+        refused = [str(task.exception(120)) for task in tasks if task.exception(120)]
+        served_ones = [task.result() for task in tasks if not task.exception()]
+    for each in clients:
+        each.close()
+    assert len(refused) in (3, 4)  # 4 where all came before the first was at work
+    assert all("ueue is full" in message for message in refused)
+    assert len(served_ones) + len(refused) == 12
+    assert all(probe(result[0]).frame_count == 4 for result in served_ones)
+
+
+def test_login():
+    with serving(login=("me", "secret"), models=StubModels()) as address:
+        for path in ("config", "gradio_api/info", "gradio_api/file=/etc/passwd"):
+            assert status_of(address + path) in (401, 403), path
+        with pytest.raises(Exception, match=r"(?i)auth|credential|log"):
+            Client(address, auth=("me", "wrong"), verbose=False)
+        Client(address, auth=("me", "secret"), verbose=False).close()
+
+
+# ---- the page
+
+
+@pytest.fixture
+def page(served):
+    """A page of a browser; afterwards it must have asked for nothing off loopback."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        skip_or_fail("no chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        skip_or_fail("playwright is not installed")
+    arguments = ["--no-sandbox", "--headless", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page(viewport={"width": 1360, "height": 1200}, accept_downloads=True)
+        page.set_default_timeout(60_000)
+        asked, failed = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        yield page
+        browser.close()
+    hosts = {urllib.parse.urlsplit(address).hostname for address in asked if not address.startswith(("data:", "blob:"))}
+    assert hosts == {"127.0.0.1"}
+    assert failed == []
+
+
+def wait_for(page, state):
+    page.wait_for_function("state => document.body.dataset.tinyhd === state", arg=state)
+
+
+def test_a_visit(served, page, tmp_path):
+    address, models, folder = served
+    models.seconds_each = 0.3
+    video = make_video(tmp_path / "my clip.mp4", 100, width=320, height=192, audio=["aac"])
+    page.goto(address)
+    page.wait_for_selector("#player .th-empty h3")
+    page.set_input_files("#file input[type=file]", video)
+    wait_for(page, "working")
+    page.wait_for_function("/frame \\d+ of 100/.test(document.querySelector('[data-part=doing]').textContent)")
+    assert "frames/s" in page.text_content("[data-part=rate]")
+    wait_for(page, "ready")
+    clips = models.grey.clips
+
+    # both play, together
+    page.wait_for_function("document.querySelector('[data-part=shown]').currentTime > 0.6")
+    gaps = page.evaluate(
+        """async () => {
+            const [a, b] = ["shown", "original"].map((name) => document.querySelector(`[data-part=${name}]`));
+            const gaps = [];
+            for (let k = 0; k < 60; k++) {
+                await new Promise((done) => setTimeout(done, 33));
+                const d = Math.abs(a.currentTime - b.currentTime);
+                gaps.push(Math.min(d, a.duration - d));
+            }
+            if (a.paused || b.paused) throw Error("not playing");
+            return gaps;
+        }"""
+    )
+    assert np.quantile(gaps, 0.9) < 0.05
+    assert page.locator(".th-moments li").count() == 5
+    assert page.locator("[data-part=entropy] polyline").get_attribute("points").count(",") == 100
+    page.locator(".th-moments button").nth(2).click()
+    assert page.evaluate("document.querySelector('[data-part=shown]').paused")
+
+    # another opacity, without the model
+    first = page.get_attribute("[data-part=shown]", "src")
+    box = page.locator("#opacity input[type=range]").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] / 2)
+    page.wait_for_function(
+        "first => document.querySelector('[data-part=shown]').getAttribute('src') !== first", arg=first
+    )
+    wait_for(page, "ready")
+    assert models.grey.clips == clips
+
+    # downloads
+    for key, name in {
+        "overlay": "my-clip.saliency.mp4",
+        "maps": "my-clip.maps.npz",
+        "stats": "my-clip.stats.csv",
+    }.items():
+        with page.expect_download() as download:
+            page.click(f"#download-{key}")
+        assert download.value.suggested_filename == name
+    with page.expect_download() as download:
+        page.wait_for_selector("#download-heatmap:not([disabled])")
+        page.click("#download-heatmap")
+    download.value.save_as(tmp_path / "heat.mp4")
+    assert len(list(read_frames(tmp_path / "heat.mp4"))) == 100
+
+    # another file, stopped: its files go
+    models.seconds_each = 1.0
+    kept = set(folder.glob("*/jobs/*"))
+    page.reload()
+    page.wait_for_selector("#player .th-empty h3")
+    page.click("#example-video")
+    page.wait_for_function("/frame \\d+ of 125/.test(document.querySelector('[data-part=doing]').textContent)")
+    page.click("#stop")
+    wait_for(page, "idle")
+    models.seconds_each = 0.0
+    until = time.monotonic() + 30
+    while set(folder.glob("*/jobs/*")) - kept and time.monotonic() < until:
+        time.sleep(0.1)
+    assert set(folder.glob("*/jobs/*")) <= kept
+
+
+def test_errors_and_pictures_on_the_page(served, page, tmp_path):
+    address, _, _ = served
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("nothing")
+    page.goto(address)
+    page.wait_for_selector("#player .th-empty h3")
+    page.set_input_files("#file input[type=file]", broken)
+    page.wait_for_selector(".toast-body")
+    text = page.text_content(".toast-body")
+    assert "broken.mp4" in text
+    assert "/" not in text
+    assert page.evaluate("document.body.dataset.tinyhd") == "idle"
+    page.click("#example-photo")
+    wait_for(page, "ready")
+    page.wait_for_function("document.querySelector('[data-part=shownPicture]').naturalWidth === 640")
+    assert not page.is_visible("[data-part=plots]")
+    assert json.loads(
+        page.evaluate("JSON.stringify(document.querySelector('[data-part=facts]').textContent)")
+    ).startswith("bunny · picture")
+
+
+def test_what_browsers_do_not_play_is_shown_as_a_copy(served, page, tmp_path):
+    address, _, _ = served
+    page.goto(address)
+    page.wait_for_selector("#player .th-empty h3")
+    page.set_input_files("#file input[type=file]", make_video(tmp_path / "x.avi", 12, codec="mpeg4"))
+    wait_for(page, "ready")
+    assert "H.264" in page.text_content("[data-part=notes]")
+    page.wait_for_function("document.querySelector('[data-part=original]').videoWidth > 0")

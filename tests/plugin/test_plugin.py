@@ -1,0 +1,567 @@
+"""The FiftyOne plugin's runs: forms, immediate and delegated, cancelled and resumed, failed and deleted."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import av
+import makers
+import numpy as np
+import pytest
+from fakes import GreyModel
+
+import tinyhd
+
+pytest_plugins = ["plugin_database"]
+
+URI = "@tinyhd/saliency/compute_saliency"
+COUNT = 20
+Make = Callable[..., Any]
+Modules = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three small videos; tests do not write beside them."""
+    folder = tmp_path_factory.mktemp("videos")
+    return [makers.make_video(folder / f"{name}.mp4", COUNT, width=320, height=180) for name in "abc"]
+
+
+@pytest.fixture
+def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GreyModel:
+    """A model that costs nothing, in place of the trained one."""
+    model = GreyModel()
+    monkeypatch.setattr(tinyhd, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(plugin("estimate"), "_frames_per_second", lambda _: 20.0)
+    return model
+
+
+@pytest.fixture
+def talkative(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress after every frame, and cancelling at once."""
+    monkeypatch.setattr(plugin("progress"), "REPORT_SECONDS", 0)
+    monkeypatch.setattr(plugin("runs"), "HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr(plugin("operators"), "HEARTBEAT_SECONDS", 0)
+
+
+def operator(name: str = "compute_saliency") -> Any:
+    import fiftyone.operators as foo
+
+    return foo.get_operator(f"@tinyhd/saliency/{name}")
+
+
+def context(dataset: Any, **params: Any) -> Any:
+    import fiftyone.operators as foo
+    from fiftyone.operators.executor import Executor
+
+    request = {"dataset_name": dataset.name, "params": params, "active_fields": ["filepath"]}
+    return foo.ExecutionContext(request, executor=Executor(), operator_uri=URI)
+
+
+def form(dataset: Any, name: str = "compute_saliency", **params: Any) -> dict[str, Any]:
+    """The properties of an operator's form, as the App gets them."""
+    shown = operator(name).resolve_type(context(dataset, **params), "inputs").to_json()
+    json.dumps(shown)
+    return shown["type"]["properties"]
+
+
+def run_delegated() -> Any:
+    from fiftyone.operators.delegated import DelegatedOperationService
+
+    [result] = DelegatedOperationService().execute_queued_operations()
+    return result
+
+
+def completed(dataset: Any, field: str = "saliency") -> list[str]:
+    """Names of the videos that have numbers, each checked to be whole."""
+    names = []
+    for sample in dataset:
+        stats = sample[f"{field}_stats"]
+        labels = [frame[field] for frame in sample.frames.values() if frame.has_field(field)]
+        if stats is None:
+            assert not any(labels), sample.filepath
+            continue
+        assert stats.frame_count == len(labels) == COUNT
+        assert all(Path(label.map_path).is_file() for label in labels)
+        names.append(Path(sample.filepath).stem)
+    return names
+
+
+def files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+# ---- what is stored
+
+
+def test_maps_and_numbers_are_those_of_the_model(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    result = operator()(dataset, maps_dir=str(tmp_path))
+    assert (result["completed"], result["failed"], result["frames"]) == (1, 0, COUNT)
+    sample = dataset.first()
+    predictions = list(tinyhd.predict_video(videos[0], grey))
+    assert len(sample.frames) == len(predictions) == COUNT
+    for prediction in predictions:
+        label = sample.frames[prediction.frame.index + 1].saliency
+        row, column = np.unravel_index(prediction.map.argmax(), prediction.map.shape)
+        assert label.peak_x == pytest.approx((column + 0.5) / 256)
+        assert label.peak_y == pytest.approx((row + 0.5) / 192)
+        with av.open(label.map_path) as picture:
+            frame = next(picture.decode(video=0))
+        assert (frame.format.name, frame.width, frame.height) == ("gray", 320, 180)
+        # the model's map is the frame in grey
+        assert makers.read_barcode(frame.to_ndarray(format="rgb24")) == prediction.frame.index
+        assert frame.to_ndarray().max() > 250
+    numbers = sample.saliency_stats
+    assert numbers.entropy_bits == pytest.approx(np.mean([f.saliency.entropy_bits for f in sample.frames.values()]))
+    assert 0 < numbers.center_share < 1
+    assert numbers.peak_speed > 0  # the disc moves
+    # sorting and filtering are queries of the database
+    assert dataset.sort_by("saliency_stats.entropy_bits").values("id") == [sample.id]
+    from fiftyone import ViewField
+
+    assert dataset.match_frames(ViewField("saliency.center_share") > 2).count("frames") == 0
+
+
+def test_stride_thins_maps_not_numbers(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    operator()(dataset, maps_dir=str(tmp_path), stride=8)
+    labels = [frame.saliency for frame in dataset.first().frames.values()]
+    assert [Path(label.map_path).name for label in labels] == [f"{1 + k // 8 * 8:06d}.png" for k in range(COUNT)]
+    assert len(files_below(tmp_path)) == 3
+    assert len({label.entropy_bits for label in labels}) > 10
+    assert grey.clips == 2  # the model has seen all frames
+
+
+def test_fixed_brightness_compares_videos(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    operator()(dataset, field="fixed", maps_dir=str(tmp_path), normalize="none")
+    [prediction, *_] = tinyhd.predict_video(videos[0], grey)
+    with av.open(dataset.first().frames[1].fixed.map_path) as picture:
+        levels = next(picture.decode(video=0)).to_ndarray()
+    from tinyhd.network.config import TinyHDConfig
+
+    expected = np.clip(prediction.map / TinyHDConfig.display_scale, 0, 1).mean() * 255
+    assert levels.mean() == pytest.approx(expected, abs=1.5)
+
+
+def test_attention_inside_detections(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    sample = dataset.first()
+    halves = [fo.Detection(label="left", bounding_box=[0, 0, 0.5, 1]), fo.Detection(bounding_box=[0.5, 0, 0.5, 1])]
+    sample.frames[3] = fo.Frame(
+        things=fo.Detections(detections=halves), one=fo.Detection(label="all", bounding_box=[0, 0, 1, 1])
+    )
+    sample.frames[4] = fo.Frame(things=fo.Detections())
+    sample.save()
+    assert set(form(dataset)) >= {"detections"}
+    operator()(dataset, maps_dir=str(tmp_path), detections=["things", "one"])
+    frame = dataset.first().frames[3]
+    left, right = frame.things.detections
+    maps = [prediction.map for prediction in tinyhd.predict_video(videos[0], grey)]
+    assert left.saliency == pytest.approx(maps[2][:, :128].sum() / maps[2].sum(), abs=1e-4)
+    assert left.saliency + right.saliency == pytest.approx(1)
+    assert left.label == "left"
+    assert frame.one.saliency == pytest.approx(1)
+    assert "things.detections.saliency" in dataset.get_frame_field_schema(flat=True)
+
+
+def test_metadata_is_filled_without_ffprobe(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, tmp_path: Path
+) -> None:
+    dataset = make_dataset(makers.rotated(tmp_path).path)
+    operator()(dataset, maps_dir=str(tmp_path / "maps"))
+    found = dataset.first().metadata
+    assert (found.frame_width, found.frame_height, found.frame_rate) == (makers.WIDTH, makers.HEIGHT, 25)
+    assert found.total_frame_count == 24
+
+
+def test_variable_rate_and_late_start_are_told(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, tmp_path: Path
+) -> None:
+    made = [makers.vfr(tmp_path), makers.late_video(tmp_path), makers.plain(tmp_path)]
+    dataset = make_dataset(*(m.path for m in made))
+    result = operator()(dataset, maps_dir=str(tmp_path / "maps"))
+    assert (result["completed"], result["inexact"], result["unplayable"]) == (3, 2, 0)
+    assert "variable frame rate or a late first frame" in result["summary"]
+    vfr, late, plain = dataset.values("saliency_stats")
+    assert late.timing_error_seconds == pytest.approx(0.48)
+    assert "0.48 s" in late.warnings[0]
+    assert vfr.timing_error_seconds > 0.1
+    assert plain.warnings == []
+
+
+# ---- runs
+
+
+def test_streaming_in_the_app(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    ctx = context(dataset, maps_dir=str(tmp_path))
+    messages = [message.to_json()["body"] for message in operator().execute(ctx)]
+    json.dumps(messages)
+    names = [message["operator_uri"] for message in messages]
+    assert names[-4:] == ["reload_dataset", "set_active_fields", "notify", "show_output"]
+    progress = [m["params"] for m in messages if m["operator_uri"] == "set_progress"]
+    assert [p["progress"] for p in progress] == sorted(p["progress"] for p in progress)
+    assert any("Video 2 of 3 (b.mp4): frame 5 of 20" in p["label"] and "frames/s" in p["label"] for p in progress)
+    assert messages[-3]["params"]["fields"] == ["filepath", "frames.saliency"]
+    assert messages[-2]["params"] == {"message": "3 videos done.", "variant": "success"}
+    assert completed(dataset) == ["a", "b", "c"]
+
+
+def test_a_waiting_caller_gets_a_result(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    import fiftyone.operators as foo
+
+    dataset = make_dataset(*videos)
+    params = {"maps_dir": str(tmp_path), "no_stream": True}
+    result = foo.execute_operator(URI, {"view": dataset.limit(2)}, params=params).result
+    assert (result["completed"], result["cancelled"]) == (2, False)
+    assert completed(dataset) == ["a", "b"]
+
+
+def test_delegated(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
+) -> None:
+    from fiftyone.operators.delegated import DelegatedOperationService
+
+    dataset = make_dataset(*videos)
+    queued = operator()(dataset.limit(2), maps_dir=str(tmp_path), delegate=True)
+    assert queued.delegated
+    assert not dataset.has_frame_field("saliency")
+    result = run_delegated()
+    assert result.result["completed"] == 2
+    assert result.outputs_schema is not None
+    operation = DelegatedOperationService().get(queued.result["id"])
+    assert operation.run_state == "completed"
+    assert operation.status.progress > 0.9
+    assert "Video 2 of 2" in operation.status.label
+    assert completed(dataset) == ["a", "b"]
+
+
+def test_delegated_run_stops_when_marked_failed(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
+) -> None:
+    from bson import ObjectId
+    from fiftyone.operators.delegated import DelegatedOperationService
+
+    dataset = make_dataset(*videos)
+    operation = ObjectId(str(operator()(dataset, maps_dir=str(tmp_path), delegate=True).result["id"]))
+
+    def fail_in_second(clips: Any) -> Any:
+        if grey.clips == 2:  # each video takes two
+            DelegatedOperationService().set_failed(operation)
+        return GreyModel.__call__(grey, clips)
+
+    fail_in_second.maps_per_clip = 16  # type: ignore[attr-defined]
+    tinyhd.load_model = lambda *_, **__: fail_in_second  # type: ignore[assignment] # `grey` restores it
+    run_delegated()
+    assert completed(dataset) == ["a"]
+    assert plugin("runs").find_run(dataset, "saliency")["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("how", ["cancel_saliency", "browser closed"])
+def test_cancel_leaves_whole_videos_and_resume_goes_on(
+    how: str,
+    make_dataset: Make,
+    plugin: Modules,
+    grey: GreyModel,
+    talkative: None,
+    videos: list[Path],
+    tmp_path: Path,
+) -> None:
+    dataset = make_dataset(*videos)
+    stream = operator().execute(context(dataset, maps_dir=str(tmp_path)))
+    for message in stream:
+        if "Video 2 of 3" in message.body.params.get("label", ""):
+            break
+    if how == "browser closed":
+        stream.close()
+    else:
+        assert operator("cancel_saliency")(dataset)["cancelled"]
+        last = [message.body.params for message in stream]
+        assert any("Cancelled: 1 video done" in params.get("message", "") for params in last)
+    assert completed(dataset) == ["a"]
+    assert len(files_below(tmp_path)) == COUNT  # nothing of the second
+    assert plugin("runs").find_run(dataset, "saliency")["state"] == "cancelled"
+    assert not operator("cancel_saliency")(dataset)["cancelled"]
+    before = dataset.first().saliency_stats.maps
+
+    result = operator()(dataset, maps_dir=str(tmp_path))
+    assert (result["completed"], result["skipped"]) == (2, 1)
+    assert completed(dataset) == ["a", "b", "c"]
+    assert dataset.first().saliency_stats.maps == before
+    [record] = plugin("runs").list_runs(dataset)
+    assert record["state"] == "completed"
+
+
+def test_what_a_killed_run_left_is_swept(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos[:2])
+    operator()(dataset, maps_dir=str(tmp_path))
+    # as if it had been killed between the second video's frames and its numbers
+    second = dataset.last()
+    left = Path(second.saliency_stats.maps)
+    second["saliency_stats"] = None
+    second.save()
+    (left.parent / ".tinyhd-half").mkdir()
+    assert operator()(dataset, maps_dir=str(tmp_path))["completed"] == 1
+    assert completed(dataset) == ["a", "b"]
+    assert not left.exists()
+    assert len(files_below(tmp_path)) == 2 * COUNT
+    assert not list(tmp_path.rglob(".tinyhd-*"))
+
+
+def test_computing_again_takes_new_names_and_removes_the_old_maps(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    operator()(dataset, maps_dir=str(tmp_path))
+    before = files_below(tmp_path)
+    operator()(dataset, maps_dir=str(tmp_path), skip_existing=False)
+    after = files_below(tmp_path)
+    assert len(before) == len(after) == COUNT
+    assert not set(before) & set(after)
+    assert completed(dataset) == ["a"]
+
+
+def test_bad_videos_are_counted_and_do_not_stop_the_run(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    corrupt = tmp_path / "corrupt.mp4"
+    corrupt.write_bytes(videos[0].read_bytes()[:300] + bytes(5000))
+    sound = makers.audio_only(tmp_path).rename(tmp_path / "sound.mp4")
+    dataset = make_dataset(videos[0], corrupt, tmp_path / "missing.mp4", sound, videos[1])
+    maps = tmp_path / "maps"
+    result = operator()(dataset, maps_dir=str(maps))
+    assert (result["completed"], result["failed"]) == (2, 3)
+    assert "3 failed (see saliency_error)" in result["summary"]
+    errors = dataset.values("saliency_error")
+    assert [error is None for error in errors] == [True, False, False, False, True]
+    assert "missing.mp4" in errors[2]
+    assert not any("Traceback" in (error or "") for error in errors)
+    assert len(files_below(maps)) == 2 * COUNT
+    # again: failures are tried again unless they are to be skipped
+    again = operator()(dataset, maps_dir=str(maps))
+    assert (again["completed"], again["skipped"], again["failed"]) == (0, 2, 3)
+    again = operator()(dataset, maps_dir=str(maps), skip_failures=True)
+    assert (again["skipped"], again["failed"]) == (5, 0)
+    # a video that was mended loses its error
+    corrupt.write_bytes(videos[0].read_bytes())
+    operator()(dataset, maps_dir=str(maps))
+    assert dataset.values("saliency_error")[1] is None
+
+
+def test_an_unexpected_error_of_one_video_is_recorded_too(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    dataset = make_dataset(*videos[:2])
+    save = plugin("compute")._Video._save_frames
+    calls: list[int] = []
+
+    def fail_first(self: Any) -> None:
+        calls.append(1)
+        save(self)
+        if len(calls) == 1:
+            raise RuntimeError("broken")
+
+    monkeypatch.setattr(plugin("compute")._Video, "_save_frames", fail_first)
+    result = operator()(dataset, maps_dir=str(tmp_path))
+    assert (result["completed"], result["failed"]) == (1, 1)
+    assert dataset.values("saliency_error") == ["RuntimeError: broken", None]
+    assert len(files_below(tmp_path)) == COUNT
+    operator()(dataset, maps_dir=str(tmp_path))
+    assert completed(dataset) == ["a", "b"]
+
+
+def test_one_run_at_a_time_in_a_field(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    with contextlib.closing(operator().execute(context(dataset, maps_dir=str(tmp_path)))) as stream:
+        next(stream)
+        next(stream)
+        with pytest.raises(tinyhd.TinyHDError, match="is at work"):
+            operator()(dataset, maps_dir=str(tmp_path))
+        with pytest.raises(tinyhd.TinyHDError, match="cancel it first"):
+            operator("delete_saliency")(dataset)
+        assert form(dataset, "cancel_saliency")["field"]["default"] == "saliency"
+    assert "nothing" in form(dataset, "cancel_saliency")
+
+
+def test_the_record_of_a_run(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    operator()(dataset, maps_dir=str(tmp_path), stride=2)
+    assert dataset.list_runs() == ["saliency"]
+    record = dataset.get_run_info("saliency").config.serialize()
+    from tinyhd.network.registry import MODELS
+
+    assert record["model"] == "tinyhd-m"
+    assert record["model_hash"] == f"sha256:{MODELS['tinyhd-m'].sha256}"
+    assert record["stride"] == 2
+    assert record["normalize"] == "frame"
+    assert "maximum" in record["maps"]
+    assert record["versions"]["tinyhd"] == tinyhd.__version__
+    assert record["versions"]["fiftyone"] == fo.__version__
+    assert record["started"].startswith("20")
+    assert (record["status"], record["completed"], record["failed"]) == ("completed", 3, 0)
+    assert [Path(folder).parent for folder in record["folders"]] == [tmp_path]
+
+
+# ---- forms
+
+
+def test_form(make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path) -> None:
+    dataset = make_dataset(*videos)
+    shown = form(dataset)
+    assert {"view_target", "field", "model", "device", "stride", "normalize", "maps_dir", "skip_existing"} <= set(shown)
+    assert (shown["field"]["default"], shown["model"]["default"]) == ("saliency", "tinyhd-m")
+    assert "published/d123m_rc4_rc1T" in json.dumps(shown["model"])
+    assert str(videos[0].parent / "saliency") in shown["maps_dir"]["view"]["description"]
+    assert "detections" not in shown
+    assert "no_stream" not in shown
+
+
+def test_form_estimates_time_and_disk(make_dataset: Make, plugin: Modules, videos: list[Path]) -> None:
+    dataset = make_dataset(*videos)
+    label = form(dataset)["estimate"]["view"]["label"]
+    assert label.startswith("3 videos, about 60 frames: about ")
+    assert "seconds" in label
+    assert "MB of disk" in label or "kB of disk" in label
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"field": "filepath2"}, None),
+        ({"field": "no good"}, "no field name"),
+        ({"field": "mine"}, "not of this plugin"),
+        ({"field": "saliency", "stride": 3}, "other settings (stride)"),
+        ({"model": "nonsense"}, "neither a model nor a readable file"),
+    ],
+)
+def test_form_says_what_is_wrong(
+    params: dict[str, Any],
+    sentence: str | None,
+    fo: ModuleType,
+    make_dataset: Make,
+    plugin: Modules,
+    grey: GreyModel,
+    videos: list[Path],
+    tmp_path: Path,
+) -> None:
+    dataset = make_dataset(videos[0])
+    dataset.add_frame_field("mine", fo.StringField)
+    operator()(dataset, maps_dir=str(tmp_path))
+    shown = form(dataset, **params)
+    if sentence is None:
+        assert "problem" not in shown
+        return
+    assert sentence in shown["problem"]["view"]["label"]
+    assert any(prop.get("invalid") for prop in shown.values())
+    with pytest.raises(tinyhd.TinyHDError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
+        operator()(dataset, maps_dir=str(tmp_path), **params)
+
+
+def test_only_whole_videos(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    sample = dataset.first()
+    sample["events"] = fo.TemporalDetections(detections=[fo.TemporalDetection(label="x", support=[1, 4])])
+    sample.save()
+    with pytest.raises(tinyhd.TinyHDError, match="whole videos"):
+        operator()(dataset.to_clips("events"), maps_dir=str(tmp_path))
+    pictures = fo.Dataset()
+    try:
+        pictures.add_sample(fo.Sample(filepath=str(makers.still(tmp_path).path)))
+        assert "type image, not videos" in form(pictures)["unusable"]["view"]["label"]
+    finally:
+        pictures.delete()
+
+
+def test_a_slice_of_a_grouped_dataset(
+    fo: ModuleType, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = fo.Dataset()
+    try:
+        dataset.add_group_field("group", default="front")
+        for k in range(2):
+            group = fo.Group()
+            for name, path in (("front", videos[k]), ("back", videos[2])):
+                dataset.add_sample(fo.Sample(filepath=str(path), group=group.element(name)))
+        ctx = context(dataset, maps_dir=str(tmp_path))
+        list(operator().execute(ctx))
+        assert completed(dataset.select_group_slices("front")) == ["a", "b"]
+        assert dataset.select_group_slices("back").values("saliency_stats") == [None, None]
+        operator("delete_saliency")(dataset)
+        assert not dataset.has_frame_field("saliency")
+    finally:
+        dataset.delete()
+
+
+# ---- deleting
+
+
+def test_delete_removes_that_run_only(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    sample = dataset.first()
+    box = fo.Detection(label="x", bounding_box=[0, 0, 1, 1], score=0.5)
+    sample.frames[1] = fo.Frame(things=fo.Detections(detections=[box]))
+    sample.save()
+    dataset.add_dynamic_frame_fields()
+    (tmp_path / "mine.txt").write_text("kept")
+    for field in ("saliency", "other"):
+        operator()(dataset, field=field, maps_dir=str(tmp_path), detections=["things"])
+    assert "field" in form(dataset, "delete_saliency")
+    folder = Path(dataset.get_run_info("saliency").config.folders[0])
+    other_files = files_below(Path(dataset.get_run_info("other").config.folders[0]))
+
+    result = operator("delete_saliency")(dataset, "saliency")
+    assert "deleted" in result["summary"]
+    assert not folder.exists()
+    assert dataset.list_runs() == ["other"]
+    assert files_below(tmp_path) == sorted([tmp_path / "mine.txt", *other_files])
+    assert not {"saliency_stats", "saliency_error"} & set(dataset.get_field_schema())
+    assert set(dataset.get_frame_field_schema()) >= {"things", "other"}
+    assert "saliency" not in dataset.get_frame_field_schema()
+    kept = dataset.first().frames[1].things.detections[0]
+    assert (kept.score, kept.other) == (0.5, pytest.approx(1))
+    assert not kept.has_field("saliency")
+    assert completed(dataset, "other") == ["a"]
+    with pytest.raises(tinyhd.TinyHDError, match="no saliency run"):
+        operator("delete_saliency")(dataset, "saliency")
+    # delegated, through the same code
+    operator("delete_saliency")(dataset, "other", delegate=True)
+    assert "deleted" in run_delegated().result["summary"]
+    assert files_below(tmp_path) == [tmp_path / "mine.txt"]
+    assert dataset.list_runs() == []
+
+
+@pytest.fixture(autouse=True)
+def _no_queue_left(fo: ModuleType) -> Iterator[None]:
+    yield
+    from fiftyone.operators.delegated import DelegatedOperationService
+
+    service = DelegatedOperationService()
+    for left in service.list_operations():
+        service.delete_operation(left.id)

@@ -1,0 +1,73 @@
+"""Copies at a constant rate, and telling which files need one."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import makers
+import pytest
+from makers import Made, read_barcode
+
+from tinyhd.errors import InputError, OutputError
+from tinyhd.video.playback import FrameClock, browser_plays, reencode
+from tinyhd.video.reader import open_video, probe, read_frames
+
+
+def clock(path: Path) -> FrameClock:
+    with open_video(path) as reader:
+        found = FrameClock(reader.info)
+        for frame in reader:
+            found.add(frame)
+    return found
+
+
+@pytest.mark.parametrize("maker", [makers.plain, makers.foreign_audio, makers.odd_size])
+def test_a_constant_rate_stays_frame_for_frame(maker: Callable[[Path], Made], tmp_path: Path) -> None:
+    made = maker(tmp_path)
+    assert clock(made.path).is_constant
+    copy = tmp_path / "copy.mp4"
+    assert reencode(made.path, copy) == len(made.numbers or [])
+    frames = list(read_frames(copy))
+    assert [read_barcode(frame.to_rgb()) for frame in frames] == made.numbers
+    assert [frame.time for frame in frames] == [Fraction(k, 25) for k in range(24)]
+    assert browser_plays(probe(copy))
+
+
+@pytest.mark.parametrize("maker", [makers.vfr, makers.late_video])
+def test_each_tick_shows_what_the_source_shows_then(maker: Callable[[Path], Made], tmp_path: Path) -> None:
+    made = maker(tmp_path)
+    assert not clock(made.path).is_constant
+    copy = tmp_path / "copy.mp4"
+    reported: list[int] = []
+    count = reencode(made.path, copy, progress=reported.append)
+    assert reported == list(range(1, count + 1))
+    found = clock(copy)
+    assert found.is_constant
+    assert found.error_seconds < 0.001
+    assert made.times is not None
+    times = [float(time) for time in made.times]
+    half = 0.5 / float(probe(made.path).frame_rate or 25)
+    frames = list(read_frames(copy))
+    for frame in frames:
+        number = read_barcode(frame.to_rgb())
+        until = times[number + 1] if number + 1 < len(times) else float("inf")
+        since = times[number] if number else 0.0
+        assert since <= frame.time_seconds + half + 1e-6
+        assert until > frame.time_seconds + half - 1e-6
+    assert frames[-1].time_seconds == pytest.approx(times[-1], abs=2 * half)
+
+
+def test_what_browsers_play(tmp_path: Path) -> None:
+    assert browser_plays(probe(makers.plain(tmp_path).path))
+    hevc = makers.plain(tmp_path, name="hevc.mp4", codec="libx265").path
+    for path in (hevc, makers.foreign_audio(tmp_path).path, makers.ten_bit(tmp_path).path):
+        assert not browser_plays(probe(path)), path
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a picture"):
+        reencode(makers.still(tmp_path).path, tmp_path / "copy.mp4")
+    made = makers.plain(tmp_path)
+    with pytest.raises(OutputError, match="exists already"):
+        reencode(made.path, made.path)
+    assert not list(tmp_path.glob(".tinyhd-*"))

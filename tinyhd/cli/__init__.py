@@ -1,0 +1,1 @@
+from tinyhd.cli.main import main as main

@@ -1,0 +1,127 @@
+"""The network made ready to run: BatchNorm folded into the convolutions, and as OpenVINO or ONNX model.
+
+Converted models take `clip`, float32 (N, 3, 16, 192, 256), normalised, with any N, and give `maps`, float32
+(N, K, H, W): the fused maps of `TinyHDOutput`.
+"""
+
+import copy
+import importlib
+import importlib.util
+import os
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from tinyhd.errors import OptionError
+from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+from tinyhd.network.layers import ConvNorm
+from tinyhd.network.model import TinyHD, plain_convolutions
+
+CLIP_SHAPE = (3, CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH)
+"""Of one clip."""
+
+EXTRAS = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript"), "onnxruntime": ("onnxruntime",)}
+"""Python packages by what needs them."""
+
+
+def inference_copy(model: TinyHD, plain: bool) -> TinyHD:
+    """A copy of `model` that computes the same faster: in eval mode, BatchNorm folded into the convolutions.
+
+    Args:
+        model: stays as it is.
+        plain: use PyTorch's own 3-D convolutions, which are faster than `FrameConv3d`'s on CPUs where nothing is
+            trained, and which other runtimes know.
+    """
+    result = copy.deepcopy(model).eval()
+    for module in result.modules():
+        if isinstance(module, ConvNorm):
+            conv, norm = module.conv, module.norm
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            module.norm = nn.Identity()  # type: ignore[assignment]
+    plain_convolutions(result, plain)
+    return result.requires_grad_(False)
+
+
+class _Fused(nn.Module):
+    """The network with its fused maps as the only output."""
+
+    def __init__(self, model: TinyHD) -> None:
+        super().__init__()
+        self.model = inference_copy(model, plain=True).cpu().float()
+
+    def forward(self, clip: Tensor) -> Tensor:
+        maps: Tensor = self.model(clip).fused
+        return maps
+
+
+def to_openvino(model: TinyHD) -> Any:
+    """The network as `openvino.Model`, float32.
+
+    Raises:
+        OptionError: OpenVINO is not installed.
+    """
+    openvino = import_runtime("openvino")
+    # the frontend itself, since openvino.convert_model would report its use to Intel
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lengths become constants, which they are; TorchScript is deprecated
+        traced = torch.jit.trace(_Fused(model), torch.zeros(2, *CLIP_SHAPE), check_trace=False)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchScriptPythonDecoder(traced)  # must live on until the conversion is done
+        converted = frontend.convert(frontend.load(decoder))
+    converted.reshape({converted.input(0): openvino.PartialShape([-1, *CLIP_SHAPE])})
+    converted.input(0).set_names({"clip"})
+    converted.output(0).set_names({"maps"})
+    return converted
+
+
+def to_onnx(model: TinyHD, path: str | os.PathLike[str]) -> None:
+    """Write the network as one ONNX file, float32.
+
+    Raises:
+        OptionError: what PyTorch needs to write ONNX is not installed.
+    """
+    import_runtime("onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Fused(model),
+            (torch.zeros(2, *CLIP_SHAPE),),
+            os.fspath(path),
+            input_names=["clip"],
+            output_names=["maps"],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def is_installed(what: str) -> bool:
+    """Whether the packages for `what`, a key of `EXTRAS`, are there."""
+    return all(importlib.util.find_spec(name) is not None for name in EXTRAS[what])
+
+
+def import_runtime(what: str) -> Any:
+    """The first package for `what`, a key of `EXTRAS`.
+
+    Raises:
+        OptionError: it is not installed, or does not work here.
+    """
+    try:
+        first, *_ = [importlib.import_module(name) for name in EXTRAS[what]]
+    except ImportError as error:
+        extra = "openvino" if what == "openvino" else "onnx"
+        raise OptionError(
+            f"{' and '.join(EXTRAS[what])} must be installed for this ({error}): pip install 'tinyhd[{extra}]'."
+        ) from error
+    return first

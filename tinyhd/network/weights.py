@@ -1,0 +1,166 @@
+"""Weights of the network: named models, files and where they come from.
+
+A model is named by a registry entry (`list_models()`) or by the path of a file: the project's own format, safetensors
+with the config as one JSON string in its metadata, or a checkpoint of the paper's authors (`.pth`).
+Nothing here falls back to random weights: what cannot be found, fetched, verified or loaded raises `WeightsError`.
+"""
+
+import io
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from tinyhd.errors import OptionError, OutputError, TinyHDError, WeightsError
+from tinyhd.network.config import TinyHDConfig
+from tinyhd.network.model import TinyHD
+from tinyhd.network.published import from_published, published_config
+from tinyhd.network.registry import DEFAULT_MODEL, MODELS, _model_bytes, _read, _write_atomically, git_blob_id
+
+CONFIG_KEY = "tinyhd_config"
+"""Name of the config among the metadata of the project's own files."""
+
+
+def load_model(name_or_path: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> TinyHD:
+    """The network with trained weights, in eval mode, on `device`.
+
+    Args:
+        name_or_path: a name of `list_models()`, the path of a `.safetensors` file written by `save_model` or of a
+            published `.pth` file; None for the model that comes with the package. `published/...` names are fetched
+            on first use into `cache_folder()`.
+        device: auto, cpu, cuda, cuda:N or mps; see `resolve_device`.
+
+    Raises:
+        WeightsError: the weights cannot be found, fetched, verified or loaded.
+        OptionError: there is no such device.
+    """
+    target = resolve_device(device)
+    name = DEFAULT_MODEL if name_or_path is None else os.fspath(name_or_path)
+    if name is None:
+        raise WeightsError(
+            "no model comes with this version of tinyhd; name one: the path of a .safetensors or .pth file, or one of "
+            + ", ".join(MODELS)
+            + "."
+        )
+    if name in MODELS:
+        data = _model_bytes(MODELS[name])
+    elif name.startswith("published/"):
+        raise WeightsError(f"there is no published model {name!r}; the names are {', '.join(MODELS)}.")
+    else:
+        data = _read(Path(name))
+    model = _load_bytes(data, name)
+    try:
+        return model.to(target).eval()
+    except RuntimeError as error:  # out of memory, or a driver that does not work
+        raise OptionError(f"the model cannot be put on device {target}: {_first_line(error)}") from error
+
+
+def save_model(model: TinyHD, path: str | os.PathLike[str]) -> None:
+    """Write weights and config to `path` as safetensors, the project's own format (replaces a file there).
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    tensors = {
+        key: value.detach().cpu().contiguous()
+        for key, value in model.state_dict().items()
+        if not key.endswith("num_batches_tracked")  # counts training steps, of no use to anybody
+    }
+    data = safetensors.torch.save(tensors, {CONFIG_KEY: json.dumps(model.config.to_dict())})
+    try:
+        _write_atomically(Path(path), data)
+    except OSError as error:
+        raise OutputError(f"the weights cannot be written to {os.fspath(path)!r}: {error.strerror}.") from error
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The device that `auto`, `cpu`, `cuda`, `cuda:N` or `mps` names; auto is the first CUDA device or else the CPU.
+
+    Raises:
+        OptionError: the name is none of these or this machine has no such device.
+    """
+    name = str(device)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise OptionError(f"there is no device {name!r}; it must be auto, cpu, cuda, cuda:N or mps.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(name.partition(":")[2] or 0)
+        if count == 0:
+            raise OptionError(f"device {name} was asked for, but PyTorch finds no CUDA device here; use cpu or auto.")
+        if index >= count:
+            raise OptionError(f"device {name} was asked for, but the CUDA devices here are 0 to {count - 1}.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise OptionError("device mps was asked for, but PyTorch finds none here; use cpu or auto.")
+    return torch.device(name)
+
+
+# ---- published checkpoints
+
+
+# ---- from bytes to a model
+
+
+def _load_bytes(data: bytes, name: str) -> TinyHD:
+    """The model in a file's content; `name` is for messages."""
+    is_pickle = data.startswith((b"PK\x03\x04", b"\x80\x02")) and data[8:9] != b"{"  # torch.save's two formats
+    config, state = (_parse_published if is_pickle else _parse_own)(data, name)
+    for key, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise WeightsError(f"{name!r} is damaged: tensor {key} holds values that are not finite.")
+    model = TinyHD(config)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{name!r} is damaged: its tensors are not those of its config ({_first_line(error, skip=1)})."
+        ) from error
+    return model
+
+
+def _parse_published(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Tensor]]:
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, LookupError) as error:
+        raise WeightsError(
+            f"{name!r} is no checkpoint that can be loaded safely: it is damaged or holds more than tensors."
+        ) from error
+    try:
+        state = content["student_model"]
+        config = published_config(state, git_blob_id(data))
+        return config, from_published(state)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError, OptionError) as error:
+        raise WeightsError(f"{name!r} is no TinyHD checkpoint: its tensors are not the published ones.") from error
+
+
+def _parse_own(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Tensor]]:
+    try:
+        state = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(
+            f"{name!r} is no model file: neither safetensors nor a PyTorch checkpoint, or a damaged one."
+        ) from error
+    try:
+        config = TinyHDConfig(**json.loads(header["__metadata__"][CONFIG_KEY]))
+    except (KeyError, ValueError, TypeError, TinyHDError) as error:
+        raise WeightsError(
+            f"{name!r} is a safetensors file without a TinyHD config that this version knows; "
+            "it was not written by tinyhd or by a newer version."
+        ) from error
+    return config, state
+
+
+def _first_line(error: Exception, skip: int = 0) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[min(skip, len(lines) - 1)][:300] if lines else type(error).__name__
+
+
+# ---- files

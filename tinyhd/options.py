@@ -1,0 +1,258 @@
+"""What a user can choose: three dataclasses that the command line, the plugin's forms, the demo's controls and the rows
+of a batch are made from. An option added here appears in all of them.
+
+Each field carries, as `dataclasses.field(metadata=...)`, its help text, allowed values and limits (see `Choice`).
+"""
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from tinyhd.errors import OptionError
+
+BACKENDS = ("auto", "openvino", "torch")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+WINDOWINGS = ("crossfade", "published")
+STYLES = ("overlay", "heatmap", "side-by-side", "spotlight")
+NORMALIZATIONS = ("frame", "video", "none")
+CODECS = ("h264", "hevc", "av1", "vp9")
+DEVICE_PATTERN = r"auto|cpu|cuda(:\d+)?|mps"
+
+DEFAULT_COLORMAP = "turbo"
+DEFAULT_OPACITY = {"overlay": 0.55, "side-by-side": 0.55, "spotlight": 0.75, "heatmap": 1.0}
+MAX_OVERLAP = 15
+"""Frames: one less than the network sees at once."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is known of an option besides its type and default."""
+
+    help: str
+    """One or two sentences, lower case at the start, no full stop at the end."""
+    allowed: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    metavar: str | None = None
+    advanced: bool = False
+    """Forms show it only when asked for more."""
+
+
+def option(default: Any, help: str, **facts: Any) -> Any:
+    """A dataclass field with a `Choice`."""
+    return dataclasses.field(default=default, metadata={"choice": Choice(help, **facts)})
+
+
+class Options:
+    """Base of the dataclasses below: checks, and making them from plain values."""
+
+    def __post_init__(self) -> None:
+        for name, choice in choices(type(self)).items():
+            _check(name, getattr(self, name), choice)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """From names and values, text included, as forms, files and web requests give them; None and "" take the
+        default.
+
+        Raises:
+            OptionError: an unknown name, or a value that is not allowed.
+        """
+        known = field_types(cls)
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise OptionError(f"there is no option {unknown[0]!r}; the options are {', '.join(known)}.")
+        given = {name: value for name, value in values.items() if value is not None and value != ""}
+        return cls(**{name: convert(name, value, known[name]) for name, value in given.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values by name, ready for JSON."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+@dataclass(frozen=True)
+class InferenceOptions(Options):
+    """Which network computes the maps, where, and on which frames.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    model: str | None = option(
+        None,
+        "a name of --list-models or a file (.safetensors, or a published .pth); default: the embedded model",
+        metavar="NAME",
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
+    backend: str = option(
+        "auto", "what computes; auto: OpenVINO on CPUs, PyTorch elsewhere", allowed=BACKENDS, advanced=True
+    )
+    precision: str = option(
+        "auto",
+        "of the arithmetic; auto: float16 on a GPU that --device auto has found, bfloat16 on CPUs that compute in it, "
+        "otherwise float32",
+        allowed=PRECISIONS,
+        advanced=True,
+    )
+    batch_size: int | None = option(
+        None, "windows computed at once; default: 1 on CPUs, 8 on GPUs", minimum=1, metavar="N", advanced=True
+    )
+    sampling_rate: float | None = option(
+        None,
+        "about how many frames a second the network sees, every Nth one so that the rate is nearest; maps between are "
+        "interpolated, never across a cut; 0: every frame; default: the model's own",
+        minimum=0,
+        metavar="HZ",
+        advanced=True,
+    )
+    windowing: str = option(
+        "crossfade",
+        "how 16-frame windows follow each other: cross-faded, or as the authors run it (published), which pulses",
+        allowed=WINDOWINGS,
+        advanced=True,
+    )
+    overlap: int | None = option(
+        None,
+        "samples that neighboring windows share, 0 to 15; more is smoother and slower; default: 4",
+        minimum=0,
+        maximum=MAX_OVERLAP,
+        metavar="N",
+        advanced=True,
+    )
+    cuts: bool = option(True, "look for shot cuts, and start anew at each", advanced=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(DEVICE_PATTERN, self.device):
+            raise OptionError(f"there is no device {self.device!r}; it must be auto, cpu, cuda, cuda:N or mps.")
+        if self.overlap is not None and self.windowing == "published":
+            raise OptionError("overlap is for cross-faded windows; leave it out with the published windowing.")
+
+
+@dataclass(frozen=True)
+class RenderOptions(Options):
+    """How maps are drawn.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    style: str = option(
+        "overlay",
+        "heat map over the video, alone, beside it, or the rest of the frame dimmed (spotlight)",
+        allowed=STYLES,
+    )
+    colormap: str = option(DEFAULT_COLORMAP, "turbo, inferno, viridis, jet, gray ...: any name of cmap", metavar="NAME")
+    opacity: float | None = option(
+        None, "of the most attention; default: the style's own", minimum=0, maximum=1, metavar="X"
+    )
+    normalize: str = option(
+        "frame",
+        "what is drawn as full attention: each frame's maximum, smoothed over a second (frame), the whole video's, to "
+        "compare moments (video; reads the file twice), or a value kept with the model, to compare videos (none)",
+        allowed=NORMALIZATIONS,
+    )
+
+    @property
+    def effective_opacity(self) -> float:
+        """0 to 1: `opacity`, or the style's own."""
+        return DEFAULT_OPACITY[self.style] if self.opacity is None else self.opacity
+
+
+@dataclass(frozen=True)
+class EncoderOptions(Options):
+    """How videos are encoded. Whether an encoder is there and takes a setting shows when it is opened.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    codec: str = option("h264", "of the output video; not used where --encoder names one", allowed=CODECS)
+    encoder: str | None = option(
+        None,
+        "any video encoder of FFmpeg, such as h264_nvenc, instead of --codec; auto: NVENC for --codec where this "
+        "machine's GPU has it, otherwise as without",
+        metavar="NAME",
+    )
+    crf: float | None = option(None, "quality, lower is better; the scale is the encoder's", metavar="N")
+    preset: str | None = option(None, "the encoder's name for how much time it takes", metavar="NAME", advanced=True)
+    ffmpeg: str | None = option(
+        None,
+        "encode through this ffmpeg program instead of the built-in FFmpeg, for encoders that it lacks",
+        metavar="PATH",
+        advanced=True,
+    )
+    ffmpeg_args: str | None = option(
+        None, "further output options for --ffmpeg, as one quoted string", metavar="ARGS", advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ffmpeg_args is not None and self.ffmpeg is None:
+            raise OptionError("ffmpeg_args are for an ffmpeg program: name one with ffmpeg (--ffmpeg PATH) as well.")
+
+
+def choices(cls: type) -> dict[str, Choice]:
+    """The `Choice` of each field of a dataclass that has one, by name."""
+    return {field.name: field.metadata["choice"] for field in dataclasses.fields(cls) if "choice" in field.metadata}
+
+
+def field_types(cls: type) -> dict[str, type]:
+    """The type of each field of a dataclass, without the None of optional ones."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: _not_none(hints[field.name]) for field in dataclasses.fields(cls)}
+
+
+def _not_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        (hint,) = [part for part in hint.__args__ if part is not type(None)]
+    return hint
+
+
+def convert(name: str, value: Any, kind: type) -> Any:
+    """A value, possibly text, as the type of an option.
+
+    Raises:
+        OptionError: it is none.
+    """
+    wanted = {int: "a whole number", float: "a number", bool: "yes or no"}
+    try:
+        if kind is bool:
+            if isinstance(value, str):
+                return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
+            if value not in (True, False):
+                raise ValueError
+            return bool(value)
+        if kind is int and isinstance(value, float) and value != int(value):
+            raise ValueError
+        if kind in (int, float) and isinstance(value, bool):
+            raise ValueError
+        result = kind(value)
+        if kind is float and not math.isfinite(result):
+            raise ValueError
+        return result
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise OptionError(f"{name} is {value!r}; it must be {wanted.get(kind, 'text')}.") from error
+
+
+def _check(name: str, value: Any, choice: Choice) -> None:
+    if value is None:
+        return
+    if choice.allowed and value not in choice.allowed:
+        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(choice.allowed)}.")
+    low, high = choice.minimum, choice.maximum
+    too_low, too_high = low is not None and not value >= low, high is not None and not value <= high
+    if too_low or too_high:
+        if low is None:
+            limits = f"{high:g} or less"
+        else:
+            limits = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+        raise OptionError(f"{name} is {value}; it must be {limits}.")

@@ -1,0 +1,111 @@
+"""Copies of videos that any browser plays, with a frame at every tick of a constant rate."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from tinyhd.errors import InputError
+from tinyhd.video.frame import Frame, VideoInfo
+from tinyhd.video.reader import open_video
+from tinyhd.video.writer import VideoWriter
+
+_PLAYED = {
+    "h264": ("yuv420p", "yuvj420p"),
+    "vp8": ("yuv420p",),
+    "vp9": ("yuv420p", "yuvj420p"),
+    "av1": ("yuv420p", "yuvj420p", "yuv420p10le"),
+}
+_PLAYED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+
+
+def browser_plays(info: VideoInfo) -> bool:
+    """Whether any browser plays a file, as far as Chromium without extra codecs stands for all: H.264, VP8, VP9 or AV1
+    with 4:2:0 chroma, in mp4, mov, webm or mkv. It knows neither HEVC nor MPEG-4 Part 2."""
+    return info.container in _PLAYED_CONTAINERS and info.source_pix_fmt in _PLAYED.get(info.codec, ())
+
+
+def reencode(
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Write a copy in H.264 whose frame k lies at k / rate seconds exactly, at the source's mean rate, with its sound.
+
+    A constant rate that starts at 0 stays as it is, frame for frame. Otherwise each tick shows what the source shows at
+    that time, so that frames come twice or not at all; before a late first frame that one is shown.
+
+    Args:
+        input: a video that `open_video` reads.
+        output: must end in .mp4, .m4v or .mov; it appears when it is complete.
+        overwrite: replace a file there.
+        progress: called with the number of frames written.
+
+    Returns:
+        the number of frames written.
+
+    Raises:
+        InputError: the input cannot be read, or is a picture.
+        OutputError: the output cannot be written.
+        OptionError: the output's name ends otherwise.
+    """
+    with open_video(input) as reader:
+        info = reader.info
+        if info.is_still:
+            raise InputError(f"{info.path!r} is a picture, not a video.")
+        rate = constant_rate(info)
+        size = (info.width + info.width % 2, info.height + info.height % 2)
+        count = 0
+        with VideoWriter(Path(output), info, size=size, overwrite=overwrite) as writer:
+            for frame in _on_ticks(reader, rate):
+                writer.write(frame.image.reformat(width=size[0], height=size[1]), count / rate)
+                count += 1
+                if progress:
+                    progress(count)
+    return count
+
+
+def constant_rate(info: VideoInfo) -> Fraction:
+    """Frames per second at which viewers that know one rate only count the frames of a video."""
+    rate = info.frame_rate
+    return rate if rate and rate <= 1000 else Fraction(25)
+
+
+def _on_ticks(frames: Iterable[Frame], rate: Fraction) -> Iterator[Frame]:
+    """The frame that is shown at each of 0, 1/rate, 2/rate ... : the last that starts less than half a tick later."""
+    shown: Frame | None = None
+    tick = 0
+    for frame in frames:
+        while shown is not None and frame.time >= (tick + Fraction(1, 2)) / rate:
+            yield shown
+            tick += 1
+        if shown is None:  # before a late first frame
+            while frame.time >= (tick + Fraction(1, 2)) / rate:
+                yield frame
+                tick += 1
+        shown = frame
+    if shown is not None:
+        yield shown
+
+
+class FrameClock:
+    """How far the frames of a video lie from where a viewer looks for them that counts at a constant rate.
+
+    Attributes:
+        error_seconds: the largest distance so far; 0 for a constant rate that starts at 0.
+    """
+
+    def __init__(self, info: VideoInfo) -> None:
+        self._rate = constant_rate(info)
+        self.error_seconds = 0.0
+
+    def add(self, frame: Frame) -> None:
+        """Take the next frame."""
+        self.error_seconds = max(self.error_seconds, abs(float(frame.time - frame.index / self._rate)))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every frame lies within half a frame's duration of its place."""
+        return self.error_seconds <= 0.5 / float(self._rate)

@@ -35,4 +35,5 @@ def choose_run(ctx: foo.ExecutionContext, inputs: types.Object, states: tuple[st
 def describe_run(run: dict[str, Any]) -> str:
     """A run in a line."""
     counts = f"{run.get('completed', 0)} done, {run.get('skipped', 0)} skipped, {run.get('failed', 0)} failed"
-    return f"{run['model']}, {run['state']}, {run['started'][:16].replace('T', ' ')} UTC, last: {counts}"
+    error = f"; {run['error']}" if run.get("error") else ""
+    return f"{run['model']}, {run['state']}, {run['started'][:16].replace('T', ' ')} UTC, last: {counts}{error}"

@@ -23,8 +23,9 @@ def check_videos(samples: SampleCollection) -> None:
 
 
 def dataset_of(samples: SampleCollection) -> fo.Dataset:
-    """The dataset that samples belong to."""
-    return samples if isinstance(samples, fo.Dataset) else fo.load_dataset(samples.dataset_name)
+    """The dataset that samples belong to: the very object, as another one would have a schema of its own in the App's
+    server, where FiftyOne keeps no single object for each dataset."""
+    return samples._root_dataset
 
 
 def all_videos(dataset: fo.Dataset) -> SampleCollection:

@@ -17,7 +17,7 @@ from tinyhd.errors import InputError, TinyHDError
 
 from . import forms
 from .media import check_videos
-from .progress import Progress, RunSummary, finish
+from .progress import Progress, RunSummary, describe_error, finish, log
 from .runs import HEARTBEAT_SECONDS, cancel, delete_run, find_run
 from .settings import DEFAULT_FIELD, DEVICES, Fields, Settings, detection_fields
 
@@ -66,7 +66,16 @@ class VideoOperator(foo.Operator):
         return self._to_end(ctx) if ctx.delegated or ctx.params.get("no_stream") else self._stream(ctx)
 
     def _stream(self, ctx: foo.ExecutionContext) -> Iterator[Any]:
-        """In the App: progress while it runs."""
+        """In the App: progress while it runs, and what went wrong: a stream that just breaks off tells it nothing."""
+        try:
+            yield from self._steps(ctx)
+        except Exception as error:
+            if not isinstance(error, TinyHDError):
+                log.error("%s failed", self.name, exc_info=error)
+            yield ctx.trigger("reload_dataset")
+            yield from _show(ctx, "error", f"Failed: {describe_error(error)}")
+
+    def _steps(self, ctx: foo.ExecutionContext) -> Iterator[Any]:
         yield ctx.trigger("set_progress", {"progress": 0.0, "label": "Loading the model"})
         # closing it, when the browser is closed, ends the work: the videos that are complete stay
         with contextlib.closing(self.work(ctx, lambda: False)) as work:
@@ -81,9 +90,7 @@ class VideoOperator(foo.Operator):
         fields = list(dict.fromkeys([*ctx.active_fields, *self.shown(ctx.params)]))
         yield ctx.trigger("set_active_fields", {"fields": fields})
         variant = "error" if outcome.failed and not outcome.completed else "warning" if outcome.failed else "success"
-        yield ctx.trigger("notify", {"message": outcome.summary, "variant": variant})
-        said = "\n\n".join([outcome.summary, *outcome.errors])
-        yield ctx.trigger("show_output", {"outputs": _summary_form().to_json(), "results": {"summary": said}})
+        yield from _show(ctx, variant, outcome.summary, *outcome.errors)
 
     def _to_end(self, ctx: foo.ExecutionContext) -> dict[str, Any]:
         """Delegated, or for a caller that waits."""
@@ -114,6 +121,14 @@ class VideoOperator(foo.Operator):
                 bar.update(progress.fraction - bar.n)
 
             return finish(self.start(samples, params, lambda: False), report).to_dict()
+
+
+def _show(ctx: foo.ExecutionContext, variant: str, summary: str, *details: str) -> Iterator[Any]:
+    """The end of a streamed run, in place of its progress."""
+    yield ctx.trigger("notify", {"message": summary, "variant": variant})
+    form = _summary_form("Failed" if variant == "error" else "Done")
+    said = {"summary": "\n\n".join([summary, *details])}
+    yield ctx.trigger("show_output", {"outputs": form.to_json(), "results": said})
 
 
 def _work_config(**shown: str) -> foo.OperatorConfig:
@@ -347,9 +362,9 @@ class _DelegatedOperation:
         return self._service.get(self._id).run_state != ExecutionRunState.RUNNING
 
 
-def _summary_form() -> types.Property:
+def _summary_form(label: str = "Done") -> types.Property:
     outputs = types.Object()
-    outputs.str("summary", label="Done", view=types.MarkdownView(read_only=True))
+    outputs.str("summary", label=label, view=types.MarkdownView(read_only=True))
     return types.Property(outputs, view=types.View(label="Saliency"))
 
 

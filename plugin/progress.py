@@ -68,9 +68,8 @@ class RunSummary:
 
     def note_failure(self, path: str, error: Exception) -> str:
         """Count an error of one video; the sentence to keep with it."""
-        expected = isinstance(error, TinyHDError)
-        message = str(error) if expected else f"{type(error).__name__}: {error}"
-        if not expected:
+        message = describe_error(error)
+        if not isinstance(error, TinyHDError):
             log.error("%s failed", path, exc_info=error)
         self.failed += 1
         if len(self.errors) < 10:
@@ -159,6 +158,11 @@ class ProgressTracker:
             frames_left = max(0, self.frames - self._frame) + mean * (self._samples - self._sample)
             left = frames_left / speed
         return Progress(self._sample, self._samples, self._name, self._frame, self.frames, speed, left)
+
+
+def describe_error(error: BaseException) -> str:
+    """An error in a sentence for people."""
+    return str(error) if isinstance(error, TinyHDError) else f"{type(error).__name__}: {error}"
 
 
 def count(number: int, noun: str) -> str:

@@ -20,6 +20,7 @@ from fiftyone.operators.store import ExecutionStore
 import tinyhd
 from tinyhd.errors import OptionError
 
+from .progress import describe_error
 from .settings import Fields, Settings, detection_fields, detection_path, model_identity
 
 METHOD = "tinyhd/compute_saliency"
@@ -110,15 +111,16 @@ class Run:
         self.is_stopped()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._store.delete(_alive_key(self._settings.field))
         self._store.delete(_cancel_key(self._settings.field))
         with contextlib.suppress(OSError):
             self.folder.rmdir()  # where no map was written
         if kind is KeyboardInterrupt:
             self.status = "cancelled"
-        elif kind not in (None, GeneratorExit):
+        elif error is not None and kind is not GeneratorExit:
             self.status = "failed"
+            self._config["error"] = describe_error(error)
         self.update(status=self.status)
 
     def update(self, **values: Any) -> None:

@@ -389,6 +389,29 @@ def test_an_unexpected_error_of_one_video_is_recorded_too(
     assert completed(dataset) == ["a", "b"]
 
 
+def test_an_error_of_a_streamed_run_is_shown(
+    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no space left")
+
+    dataset = make_dataset(videos[0])
+    with monkeypatch.context() as broken:
+        broken.setattr(plugin("compute"), "_wanted", fail)
+        messages = [m.to_json()["body"] for m in operator().execute(context(dataset, maps_dir=str(tmp_path)))]
+    assert [m["operator_uri"] for m in messages] == ["set_progress", "reload_dataset", "notify", "show_output"]
+    assert messages[2]["params"] == {"message": "Failed: RuntimeError: no space left", "variant": "error"}
+    assert messages[3]["params"]["results"] == {"summary": "Failed: RuntimeError: no space left"}
+    record = dataset.get_run_info("saliency").config.serialize()
+    assert (record["status"], record["error"]) == ("failed", "RuntimeError: no space left")
+    assert "no space left" in plugin("forms").describe_run(plugin("runs").list_runs(dataset)[0])
+    # an error that is met before the run begins, of this and of the other operators
+    for name, params in (("compute_saliency", {"stride": 0}), ("annotate_videos", {"name": "not a name"})):
+        messages = [m.to_json()["body"] for m in operator(name).execute(context(dataset, **params))]
+        assert messages[-1]["operator_uri"] == "show_output"
+        assert messages[-2]["params"]["variant"] == "error"
+
+
 def test_one_run_at_a_time_in_a_field(
     make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:

@@ -4,8 +4,6 @@ So a map carries the bar code of the frame it belongs to, and costs nothing to c
 """
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tinyhd.network.config import IMAGENET_MEAN, IMAGENET_STD
 
@@ -13,18 +11,28 @@ SCALE = 0.2
 """Map value of white."""
 
 
-class GreyModel:
-    """`Backend` with a map for each of a clip's 16 frames: (N, 3, 16, H, W) -> (N, 16, H, W) in 0 to `SCALE`."""
+class FakeBackend:
+    """What every `Backend` has besides its function."""
 
     maps_per_clip = 16
+    map_shape = (192, 256)
+    display_scale = SCALE
+    sampling_rate = 0.0
+    model_name = "fake"
+    model_hash = "sha256:" + "0" * 64
 
-    def __init__(self) -> None:
+
+class GreyModel(FakeBackend):
+    """`Backend` with a map for each of a clip's 16 frames: (N, 3, 16, H, W) -> (N, 16, H, W) in 0 to `SCALE`."""
+
+    def __init__(self, sampling_rate: float = 0.0) -> None:
         self.clips = 0
+        self.sampling_rate = sampling_rate
 
-    def __call__(self, clips: Tensor) -> Tensor:
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
         self.clips += len(clips)
-        mean, std = (torch.tensor(v)[:, None, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-        return (clips * std + mean).clamp(0, 1).mean(1) * SCALE
+        mean, std = (np.array(v, np.float32)[:, None, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return (clips * std + mean).clip(0, 1).mean(1) * np.float32(SCALE)
 
 
 def as_picture(saliency: np.ndarray) -> np.ndarray:

@@ -33,9 +33,9 @@ TERMINATED = 143
 CODECS = ("h264", "hevc", "av1", "vp9")
 STYLES = ("overlay", "heatmap", "side-by-side", "spotlight")
 NORMALIZATIONS = ("frame", "video", "none")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 WINDOWINGS = ("crossfade", "published")
-BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
+BACKENDS = ("auto", "openvino", "torch")
 
 _PROGRESS_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("model").add_argument
     add("--model", metavar="NAME", help="a name of --list-models or a file (.safetensors, or a published .pth)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
-    add("--precision", default="float32", choices=PRECISIONS, help="default: float32")
+    add("--precision", default="auto", choices=PRECISIONS, help="default: auto")
     add(
         "--backend",
         default="auto",
@@ -181,7 +181,8 @@ def _seconds(text: str) -> Fraction:
 
 def _run(options: argparse.Namespace) -> int:
     # late, because they need PyTorch
-    from tinyhd.network.weights import load_model
+    from tinyhd.inference.backends import open_backend
+    from tinyhd.options import InferenceOptions
     from tinyhd.render.colors import color_table
     from tinyhd.video.encoders import EncoderSettings
 
@@ -192,7 +193,11 @@ def _run(options: argparse.Namespace) -> int:
     EncoderSettings(options.codec, options.encoder, options.crf, options.preset)
     color_table(options.style, options.colormap, options.opacity if options.opacity is not None else 1)
     names = _OutputNames(files, is_batch, options)
-    model = load_model(options.model, options.device)
+    model = open_backend(
+        InferenceOptions(
+            model=options.model, device=options.device, backend=options.backend, precision=options.precision
+        )
+    )
 
     began, failed, damaged = time.perf_counter(), 0, 0
     for file in files:

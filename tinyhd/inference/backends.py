@@ -1,264 +1,233 @@
-"""What computes the maps: PyTorch, our kernels, OpenVINO or ONNX Runtime, behind one kind of function.
+"""What computes the maps: OpenVINO on CPUs, PyTorch elsewhere (`torch_backend`), behind one kind of function.
 
-OpenVINO and ONNX Runtime take a converted network (`tinyhd.convert`), which is kept in the cache folder, since
-converting takes seconds.
+OpenVINO runs a converted network. The embedded model comes converted; other weights are converted through PyTorch once
+and kept in the cache folder, as is what OpenVINO compiles. Nothing else here needs PyTorch.
 """
 
 import contextlib
+import ctypes
 import hashlib
+import importlib.util
 import json
 import logging
+import os
 import shutil
+import sys
 import tempfile
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor
+import numpy as np
 
 import tinyhd
-from tinyhd.errors import OptionError
-from tinyhd.network.config import TinyHDConfig
-from tinyhd.network.convert import CLIP_SHAPE, import_runtime, inference_copy, is_installed, to_onnx, to_openvino
-from tinyhd.network.model import TinyHD
-from tinyhd.network.registry import cache_folder
+from tinyhd.errors import OptionError, WeightsError
+from tinyhd.network.config import CLIP_SHAPE, TinyHDConfig
+from tinyhd.network.registry import MODELS, ModelFile, cache_folder, find_model
+from tinyhd.options import InferenceOptions
+from tinyhd.saliency.resize import enlarge
 
 log = logging.getLogger("tinyhd.backends")
 
-BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_AGREEMENT = 0.9995
+"""Least correlation with float32 maps for which bfloat16 is taken without being asked for."""
+
+_KEPT = 8
+"""Converted and compiled networks, the latest; about 16 MB each."""
 
 
 class Backend(Protocol):
-    """Whatever computes the maps of clips: one of the classes below, or a caller's own."""
+    """Whatever computes the maps of clips: one of the classes of this package, or a caller's own."""
 
     maps_per_clip: int
     """16, or 1 that belongs to the clip's last frame."""
+    map_shape: tuple[int, int]
+    """(h, w) of the maps."""
+    display_scale: float
+    """Map value that is drawn as full attention where maps are not normalized."""
+    sampling_rate: float
+    """Frames a second that the model was trained on; 0: every frame."""
+    model_name: str
+    """As in the registry, or a file's name."""
+    model_hash: str
+    """`sha256:...` of the model's file, or of the weights of a network in memory."""
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Normalised frames, float32 (N, 3, 16, 192, 256) in main memory -> maps, float (N, maps_per_clip, H, W), on
-        any device; H and W may be smaller than the frames."""
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        """Normalized frames, float32 (N, 3, 16, 192, 256) -> maps, float32 (N, maps_per_clip, h, w)."""
 
 
-class _Backend(ABC):
-    """What the classes below have in common: they keep no reference to the model that they were made from."""
+def open_backend(options: InferenceOptions = InferenceOptions()) -> Backend:  # noqa: B008 (frozen)
+    """The function that computes the maps of `options.model`, as `device`, `backend` and `precision` say.
 
-    name: str
+    The latest one is kept: asked for again, it is there at once.
 
-    def __init__(self, model: TinyHD, precision: str) -> None:
-        if precision not in PRECISIONS:
-            raise OptionError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
-        self.config: TinyHDConfig = model.config
-        self.maps_per_clip = model.config.maps_per_clip
-        self.device = next(model.parameters()).device
+    Raises:
+        OptionError: what is asked for is not installed or not possible here.
+        WeightsError: the model cannot be found, fetched, verified or loaded.
+    """
+    global _latest
+    file = find_model(options.model)
+    key = (file.hash, options.device, options.backend, options.precision)
+    if _latest is None or _latest[0] != key:
+        backend = _open(file, options)
+        log.info("Computing with %s.", backend)
+        _latest = key, backend
+    return _latest[1]
+
+
+_latest: tuple[tuple[str, ...], Backend] | None = None
+
+
+def _open(file: ModelFile, options: InferenceOptions) -> Backend:
+    if options.device != "cpu" and not (options.device == "auto" and options.backend == "openvino"):
+        if options.backend == "openvino":
+            raise OptionError("OpenVINO computes on CPUs here: use --device cpu, or --backend torch.")
+        if options.device != "auto" or _may_have_gpu():
+            from tinyhd.inference.torch_backend import open_torch_backend, resolve_device
+
+            if resolve_device(options.device).type != "cpu":
+                return open_torch_backend(file, options)
+    if options.backend != "torch":
+        if _has_openvino():
+            return OpenVinoBackend(file, options.precision)
+        if options.backend == "openvino":
+            raise OptionError("OpenVINO is not installed: pip install openvino, or use --backend torch.")
+        log.info("OpenVINO is not installed here, so PyTorch computes, which is slower.")
+    from tinyhd.inference.torch_backend import open_torch_backend
+
+    return open_torch_backend(file, options)
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def _may_have_gpu() -> bool:
+    """Whether there is a driver that PyTorch's CUDA (or ROCm) could use: known at once, without PyTorch."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return os.path.exists("/dev/kfd")
+    return True
+
+
+class OpenVinoBackend:
+    """OpenVINO on the CPU; clip by clip, as more at once are no faster.
+
+    Args:
+        file: the model.
+        precision: float32, bfloat16, or auto for bfloat16 where the processor has it and the model's maps agree.
+
+    Raises:
+        OptionError: the processor does not have this precision.
+        WeightsError: the model cannot be loaded.
+    """
+
+    batch_size = 1
+
+    def __init__(self, file: ModelFile, precision: str = "auto") -> None:
+        import openvino
+
+        core = openvino.Core()
+        with _converted(file) as (folder, facts):
+            config = TinyHDConfig(**facts["config"])
+            if precision == "auto":
+                precision = "bfloat16" if facts["bfloat16"] and _can(core, "bfloat16") else "float32"
+            if not _can(core, precision):
+                raise OptionError(f"this processor does not compute in {precision}: use float32.")
+            compiled = _compile(core, folder / f"{facts['name']}.xml", precision)
+        self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()
         self.precision = precision
+        self.config = config
+        self.maps_per_clip = config.maps_per_clip
+        self.map_shape = config.map_shape
+        self.display_scale = config.display_scale
+        self.sampling_rate = config.sampling_rate
+        self.model_name, self.model_hash = file.name, file.hash
 
-    @abstractmethod
-    def __call__(self, clips: Tensor) -> Tensor: ...
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        """See `Backend`."""
+        return np.concatenate([self._one(clip[None]) for clip in clips])
 
-    def _needs_cpu(self) -> None:
-        if self.device.type != "cpu":
-            raise OptionError(f"{self.name} runs on the CPU here: use --device cpu, or --backend torch.")
-
-    def _needs_float32(self) -> None:
-        if self.precision != "float32":
-            raise OptionError(f"--backend {self.name} computes in float32 only.")
+    def _one(self, clip: np.ndarray) -> np.ndarray:
+        with self._lock:  # a request does one thing at a time
+            (maps,) = self._request.infer({0: np.ascontiguousarray(clip)}, share_inputs=True).values()
+        result: np.ndarray = maps
+        return result
 
     def __str__(self) -> str:
-        return f"{self.name} on {self.device}, {self.precision}"
+        return f"OpenVINO on the CPU, {self.precision}"
 
 
-@contextlib.contextmanager
-def memory_errors(device: torch.device, clips: int) -> Iterator[None]:
-    """Turns errors for lack of memory, of a batch of so many clips, into `OptionError`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
-            raise OptionError(
-                f"device {device} has too little memory for batches of {clips} clips; "
-                "use a smaller batch size or another device."
-            ) from error
-        raise
-
-
-class TorchBackend(_Backend):
-    """PyTorch, on the device where the model lives; with the weights that the model has now.
-
-    Raises:
-        OptionError: an unknown precision, or one that the device cannot do; when called, memory has run out.
-    """
-
-    name = "torch"
-
-    def __init__(self, model: TinyHD, precision: str = "float32") -> None:
-        super().__init__(model, precision)
-        if precision == "float16" and self.device.type == "cpu":
-            raise OptionError("precision float16 is for GPUs; on a CPU use float32 or bfloat16.")
-        self.dtype = PRECISIONS[precision]
-        self.model = inference_copy(model, plain=self.device.type == "cpu")
-
-    @torch.inference_mode()
-    def __call__(self, clips: Tensor) -> Tensor:
-        """See `Backend`; the maps are float32 on the model's device."""
-        if self.device.type == "cuda":
-            clips = clips.pin_memory()  # from there the copy runs beside the work on the GPU
-        with (
-            memory_errors(self.device, len(clips)),
-            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-        ):
-            maps: Tensor = self.model(clips.to(self.device, non_blocking=True)).fused
-            return maps.float()
-
-
-class OpenVinoBackend(_Backend):
-    """OpenVINO on the CPU, with as many threads as PyTorch would take; clip by clip, as more at once are no faster.
-
-    Raises:
-        OptionError: OpenVINO is not installed, or the CPU does not have this precision.
-    """
-
-    name = "openvino"
-
-    def __init__(self, model: TinyHD, precision: str = "float32") -> None:
-        super().__init__(model, precision)
-        self._needs_cpu()
-        openvino = import_runtime("openvino")
-        core = openvino.Core()
-        if precision != "float32" and not _openvino_can(core, precision):
-            raise OptionError(f"this CPU does not compute in {precision}: use float32.")
-
-        def write(folder: Path) -> None:
-            openvino.save_model(to_openvino(model), folder / "model.xml", compress_to_fp16=False)
-
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-        }
-        with _converted(model, f"openvino-{openvino.get_version()}", write) as folder:
-            network = core.read_model(folder / "model.xml")
-            network.reshape([1, *CLIP_SHAPE])
-            self._request = core.compile_model(network, "CPU", settings).create_infer_request()
-        self._lock = threading.Lock()
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        """See `Backend`."""
-        return torch.cat([self._one(clip[None]) for clip in clips])
-
-    def _one(self, clip: Tensor) -> Tensor:
-        with self._lock:  # a request does one thing at a time
-            (maps,) = self._request.infer({0: clip.contiguous().numpy()}, share_inputs=True).values()
-        return torch.from_numpy(maps)
-
-
-def _openvino_can(core: Any, precision: str) -> bool:
+def _can(core: Any, precision: str) -> bool:
     wanted = {"float32": "FP32", "bfloat16": "BF16"}.get(precision)
     return wanted in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-class OnnxMaps(_Backend):
-    """ONNX Runtime on the CPU, with as many threads as PyTorch would take.
-
-    Raises:
-        OptionError: what it needs is not installed, or a precision other than float32.
-    """
-
-    name = "onnxruntime"
-
-    def __init__(self, model: TinyHD, precision: str = "float32") -> None:
-        super().__init__(model, precision)
-        self._needs_cpu()
-        self._needs_float32()
-        runtime = import_runtime("onnxruntime")
-        onnx = import_runtime("onnx")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        with _converted(model, f"onnx-{onnx.__version__}", lambda folder: to_onnx(model, folder / "m.onnx")) as folder:
-            content = (folder / "m.onnx").read_bytes()
-        self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        """See `Backend`."""
-        (maps,) = self._session.run(None, {"clip": clips.contiguous().numpy()})
-        return torch.from_numpy(maps)
+def _compile(core: Any, path: Path, precision: str) -> Any:
+    """The network ready to run; what is compiled is kept in the cache folder where that can be written."""
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+    }
+    threads = _threads()
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    folder = cache_folder() / "compiled"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        try:
+            compiled = core.compile_model(path, "CPU", {**settings, "CACHE_DIR": str(folder)})
+            _keep_latest(folder)
+            return compiled
+        except RuntimeError as error:
+            log.debug("The cache folder %s is not used: %s", folder, error)
+    try:
+        return core.compile_model(path, "CPU", settings)
+    except RuntimeError as error:
+        raise WeightsError(f"OpenVINO cannot compile the model: {str(error).strip().splitlines()[-1]}") from error
 
 
-def choose_backend(device: torch.device, precision: str = "float32") -> str:
-    """What `auto` means: on CPUs the project's kernels for float32, where Numba works, otherwise OpenVINO where it is
-    installed and the CPU has the precision; PyTorch for all else."""
-    if device.type != "cpu":
-        return "torch"
-    if is_installed("openvino") and _openvino_can(import_runtime("openvino").Core(), precision):
-        return "openvino"
-    return "torch"
+def _threads() -> int | None:
+    """Threads to compute with, where the user or the system has limited them; None: as many as there are cores."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdigit() and int(named):
+        return int(named)
+    if hasattr(os, "sched_getaffinity") and (allowed := len(os.sched_getaffinity(0))) < (os.cpu_count() or 1):
+        return allowed
+    return None
 
 
-_CLASSES: dict[str, Callable[[TinyHD, str], _Backend]] = {
-    "torch": TorchBackend,
-    "openvino": OpenVinoBackend,
-    "onnxruntime": OnnxMaps,
-}
-
-# The last one made for a model, with what it was made of: compiling takes about a second.
-_made: WeakKeyDictionary[TinyHD, tuple[tuple[object, ...], _Backend]] = WeakKeyDictionary()
-
-
-def open_backend(model: TinyHD, backend: str = "auto", precision: str = "float32") -> Backend:
-    """The function that computes `model`'s maps, on the device where the model lives.
-
-    Args:
-        model: with the weights that it has now.
-        backend: torch, numba, openvino, onnxruntime, or auto for `choose_backend`'s.
-        precision: float32, bfloat16 or float16, where the device has it.
-
-    Raises:
-        OptionError: a value that is not allowed, or what is not installed or not possible here.
-    """
-    if backend not in BACKENDS:
-        raise OptionError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}.")
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
-    device = next(model.parameters()).device
-    name = choose_backend(device, precision) if backend == "auto" else backend
-    key = (name, device, precision, torch.get_num_threads(), fingerprint(model))
-    known, made = _made.get(model, (None, None))
-    if made is None or known != key:
-        made = _CLASSES[name](model, precision)
-        _made[model] = key, made
-    log.info("Computing with %s.", made)
-    return made
-
-
-# ---- converted networks, kept
-
-_KEPT = 8
-"""So many of them, the latest; about 16 MB each."""
-
-
-def fingerprint(model: TinyHD) -> str:
-    """Hexadecimal digest of what a model computes: its config and weights."""
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
-    for key, value in model.state_dict().items():
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+# ---- converted networks
 
 
 @contextlib.contextmanager
-def _converted(model: TinyHD, kind: str, write: Callable[[Path], None]) -> Iterator[Path]:
-    """A folder with what `write` puts there, from the cache or, where there is no writing, for the time of the body."""
-    versions = f"{kind} {torch.__version__} {tinyhd.__version__}"
-    name = hashlib.sha256(f"{versions} {fingerprint(model)}".encode()).hexdigest()[:32]
+def _converted(file: ModelFile) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder of a converted network, and its `name`, `config` and whether its maps agree in `bfloat16`: from the
+    package, from the cache, or converted now; where there is no writing, for the time of the body."""
+    info = MODELS.get(file.name)
+    if info is not None and info.converted_sha256 is not None and info.config is not None:
+        with resources.as_file(resources.files("tinyhd") / "models") as models:
+            if converted_hash(models / f"{info.name}.xml") == info.converted_sha256:
+                yield models, {"name": info.name, "config": info.config.to_dict(), "bfloat16": info.bfloat16_agrees}
+                return
+            raise WeightsError(f"the files of model {info.name!r} are damaged: install tinyhd again.")
+    import openvino
+
+    versions = f"{openvino.get_version()} {tinyhd.__version__}"
+    name = hashlib.sha256(f"{versions} {file.hash}".encode()).hexdigest()[:32]
     folder = cache_folder() / "converted" / name
-    if folder.is_dir():
-        yield folder
-        return
-    log.info("Preparing the model for %s, which is done once and takes some seconds.", kind.partition("-")[0])
+    with contextlib.suppress(OSError, ValueError):
+        facts = json.loads((folder / "model.json").read_text())
+        if converted_hash(folder / "model.xml") == facts["sha256"]:
+            os.utime(folder)
+            yield folder, facts
+            return
+    log.info("Preparing the model for OpenVINO, which is done once and takes some seconds.")
     with contextlib.ExitStack() as stack:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -267,12 +236,71 @@ def _converted(model: TinyHD, kind: str, write: Callable[[Path], None]) -> Itera
             place = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         new = Path(place) / name
         new.mkdir()
-        write(new)
-        yield new
+        facts = convert(file, new / "model.xml")
+        (new / "model.json").write_text(json.dumps(facts))
         if new.parent.parent == folder.parent:
+            shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
             with contextlib.suppress(OSError):  # another process was faster
-                new.rename(folder)
-                kept = [path for path in folder.parent.iterdir() if len(path.name) == len(name)]
-                kept.sort(key=lambda path: path.stat().st_mtime)
-                for old in kept[:-_KEPT]:
-                    shutil.rmtree(old, ignore_errors=True)
+                new = new.rename(folder)
+                _keep_latest(folder.parent)
+        yield new, facts
+
+
+def convert(file: ModelFile, path: Path) -> dict[str, Any]:
+    """Write a model as OpenVINO's pair of files, `path` (.xml) and .bin, for one clip at a time, weights in half
+    precision; returns what is to be known of it, ready for JSON."""
+    import openvino
+
+    from tinyhd.network.convert import to_openvino
+    from tinyhd.network.weights import load_model_bytes
+
+    model = load_model_bytes(file.read(), file.name)
+    network = to_openvino(model)
+    network.reshape([1, *CLIP_SHAPE])
+    openvino.save_model(network, path, compress_to_fp16=True)
+    return {
+        "name": path.stem,
+        "config": model.config.to_dict(),
+        "bfloat16": bfloat16_agreement(path) >= BFLOAT16_AGREEMENT,
+        "sha256": converted_hash(path),
+    }
+
+
+def converted_hash(path: Path) -> str:
+    """Hexadecimal sha256 over a converted network's .xml and .bin."""
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(path.with_suffix(".bin").read_bytes())
+    return digest.hexdigest()
+
+
+def bfloat16_agreement(path: Path) -> float:
+    """Least correlation, over the maps of a fixed clip, of a converted network's bfloat16 maps with its float32 ones;
+    0 where the processor does not compute in bfloat16."""
+    import openvino
+
+    core = openvino.Core()
+    if not _can(core, "bfloat16"):
+        return 0.0
+    results = []
+    for precision in ("f32", "bf16"):
+        compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        results.append(compiled(fixed_clip())[0][0])
+    return min(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in zip(*results, strict=True))
+
+
+def fixed_clip() -> np.ndarray:
+    """A clip to compare backends on, float32 (1, 3, 16, 192, 256): smooth colored blobs that change over time."""
+    coarse = np.random.default_rng(0).normal(size=(2, 3, 6, 8))
+    share = np.linspace(0, 1, CLIP_SHAPE[1])[:, None, None, None]
+    frames = (1 - share) * coarse[0] + share * coarse[1]  # (16, 3, 6, 8)
+    smooth = enlarge(frames.reshape(-1, 6, 8).astype(np.float32) + 5) - 5  # maps are not negative
+    clip: np.ndarray = smooth.reshape(CLIP_SHAPE[1], CLIP_SHAPE[0], *CLIP_SHAPE[2:]).swapaxes(0, 1)[None]
+    return np.ascontiguousarray(clip)
+
+
+def _keep_latest(folder: Path) -> None:
+    """Remove all but the latest files or folders."""
+    with contextlib.suppress(OSError):
+        found = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+        for old in found[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)

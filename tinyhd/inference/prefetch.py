@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
+def prefetch(items: Iterable[T], size: int) -> Generator[T, None, None]:
     """The items, in order, taken from their source by a thread that runs up to `size` of them ahead.
 
     What the source raises is raised here, after the items before it. When this generator ends or is closed, in whatever
@@ -51,7 +51,7 @@ class _Stage(Generic[T]):
                 self._changed.notify_all()
 
     def _give(self, item: T) -> bool:
-        """Wait for room; False where nobody wants more."""
+        """Wait for room; False once the consumer has closed."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._ready) < self._size or self._stopped)
             self._ready.append(item)
@@ -79,7 +79,7 @@ class _Stage(Generic[T]):
             del item
 
     def stop(self) -> None:
-        """Nobody wants more."""
+        """The consumer has closed."""
         with self._changed:
             self._stopped = True
             self._ready.clear()

@@ -1,17 +1,17 @@
-"""Which frames the network sees together, and which of its maps count for which frame: index arithmetic only.
+"""Which samples the network sees together, and which of its maps count for which sample: index arithmetic only.
 
-A shot is a run of frames without a cut; frames are numbered from its first one. Windows never reach across a cut.
+A shot is a run of frames without a cut; its samples (every Nth frame) are numbered from its first one and called frames
+here. Windows never reach across a cut.
 """
 
 from dataclasses import dataclass
 
 from tinyhd.errors import OptionError
 from tinyhd.network.config import CLIP_LENGTH
-
-WINDOWINGS = ("crossfade", "published")
+from tinyhd.options import MAX_OVERLAP, WINDOWINGS
 
 DEFAULT_OVERLAP = 4
-"""Frames that neighbouring windows share when cross-fading. Measured with the published M of channel reduction 4: 4
+"""Frames that neighboring windows share when cross-fading. Measured with the published M of channel reduction 4: 4
 predicts fixations as well as 8 and better than 0, and takes away most of the pulse at window borders for a third more
 computing; 8 halves what is left of it, for twice the computing."""
 
@@ -53,13 +53,13 @@ class Windowing:
     kind: str = "crossfade"
     """crossfade or published."""
     overlap: int = DEFAULT_OVERLAP
-    """Frames that neighbouring windows share, 0 to 15; M with crossfade only."""
+    """Frames that neighboring windows share, 0 to 15; M with crossfade only."""
 
     def __post_init__(self) -> None:
         if self.kind not in WINDOWINGS:
             raise OptionError(f"windowing is {self.kind!r}; it must be one of {', '.join(WINDOWINGS)}.")
-        if not 0 <= self.overlap < CLIP_LENGTH:
-            raise OptionError(f"overlap is {self.overlap}; it must be 0 to {CLIP_LENGTH - 1} frames.")
+        if not 0 <= self.overlap <= MAX_OVERLAP:
+            raise OptionError(f"overlap is {self.overlap}; it must be 0 to {MAX_OVERLAP} frames.")
 
     @property
     def stride(self) -> int:
@@ -71,10 +71,12 @@ class Windowing:
     def window(self, index: int, length: int, complete: bool) -> Window | None:
         """Window number `index` of a shot of which `length` frames are here; None where it does not exist (yet).
 
-        `complete`: the shot ends after `length` frames. What is given does not depend on frames still to come.
+        `complete`: the shot ends after `length` frames. What is given does not depend on frames still to come. As long
+        as a shot has not ended, it has a window to come: the one that finalizes its last frame.
         """
         if self.maps_per_clip == 1:
-            return Window(_ending_at(index), (1.0,), index + 1) if index < length else None
+            # one frame late, so that a shot has a window to come as long as it has not ended
+            return Window(_ending_at(index), (1.0,), index + 1) if index < length - (not complete) else None
         start = index * self.stride
         end = start + CLIP_LENGTH
         if end <= length:
@@ -113,8 +115,8 @@ class Windowing:
             return Window(frames, tuple(float(first + j >= 0) for j in range(CLIP_LENGTH)), length)
         # It fades in where the window in step would have: earlier frames are finalized.
         ramp = self.overlap + 1
-        places = range(first - start, first - start + CLIP_LENGTH)
-        return Window(frames, tuple(min(1.0, max(0, j + 1) / ramp) for j in places), length)
+        positions = range(first - start, first - start + CLIP_LENGTH)
+        return Window(frames, tuple(min(1.0, max(0, j + 1) / ramp) for j in positions), length)
 
 
 def _ending_at(last: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The network made ready to run: BatchNorm folded into the convolutions, and as OpenVINO or ONNX model.
+"""The network prepared for inference: BatchNorm folded into the convolutions, and as OpenVINO or ONNX model.
 
 Converted models take `clip`, float32 (N, 3, 16, 192, 256), normalised, with any N, and give `maps`, float32
 (N, K, H, W): the fused maps of `TinyHDOutput`.
@@ -16,12 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tinyhd.errors import OptionError
-from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+from tinyhd.network.config import CLIP_SHAPE
 from tinyhd.network.layers import ConvNorm
 from tinyhd.network.model import TinyHD, plain_convolutions
-
-CLIP_SHAPE = (3, CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH)
-"""Of one clip."""
 
 EXTRAS = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript"), "onnxruntime": ("onnxruntime",)}
 """Python packages by what needs them."""

@@ -12,8 +12,8 @@ import torch
 
 from tinyhd.errors import OptionError, OutputError, TinyHDError
 from tinyhd.files import cannot_write, check_target
-from tinyhd.inference.backends import TorchBackend
-from tinyhd.network.convert import CLIP_SHAPE, import_runtime, to_onnx, to_openvino
+from tinyhd.network.config import CLIP_SHAPE
+from tinyhd.network.convert import import_runtime, inference_copy, to_onnx, to_openvino
 from tinyhd.network.model import TinyHD
 from tinyhd.network.weights import load_model
 
@@ -26,7 +26,7 @@ CHECKED_BATCHES = (1, 3)
 def export(model: TinyHD, path: str | os.PathLike[str], *, overwrite: bool = False) -> float:
     """Write the network as `x.onnx`, or as OpenVINO's pair `x.xml` and `x.bin`, and check it against PyTorch.
 
-    The file takes `clip`, float32 (N, 3, 16, 192, 256), normalised as by `tinyhd.predict.preprocess`, for any N, and
+    The file takes `clip`, float32 (N, 3, 16, 192, 256), normalized with ImageNet's statistics, for any N, and
     gives `maps`, float32 (N, K, H, W). Nothing is written where the check fails.
 
     Returns:
@@ -38,7 +38,7 @@ def export(model: TinyHD, path: str | os.PathLike[str], *, overwrite: bool = Fal
     """
     target = Path(path)
     if target.suffix not in (".onnx", ".xml"):
-        raise OptionError(f"{os.fspath(path)!r} is no name for a model: it must end in .onnx or .xml (OpenVINO).")
+        raise OptionError(f"{os.fspath(path)!r} is not a name for a model: it must end in .onnx or .xml (OpenVINO).")
     names = [target] if target.suffix == ".onnx" else [target, target.with_suffix(".bin")]
     for name in names:
         check_target(name, (), overwrite)
@@ -68,12 +68,14 @@ def export(model: TinyHD, path: str | os.PathLike[str], *, overwrite: bool = Fal
 
 
 def _difference(model: TinyHD, run: Callable[[np.ndarray], np.ndarray]) -> float:
-    reference = TorchBackend(model)
+    reference = inference_copy(model, plain=True).cpu().float()
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     for count in CHECKED_BATCHES:
         clips = torch.randn(count, *CLIP_SHAPE, generator=generator)
-        found, expected = run(clips.numpy()), reference(clips).cpu().numpy()
+        with torch.inference_mode():
+            expected = reference(clips).fused.numpy()
+        found = run(clips.numpy())
         if found.shape != expected.shape:
             raise OutputError(f"the exported model gives maps of shape {found.shape}, not {expected.shape}.")
         largest = max(largest, float(np.abs(found - expected).max()))

@@ -1,16 +1,14 @@
 """Named models: where their files come from, and what they are made of. No PyTorch."""
 
 import hashlib
-import http.client
 import os
-import secrets
-import sys
-import urllib.error
-import urllib.request
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import platformdirs
 from tqdm import tqdm
 
 from tinyhd.errors import WeightsError
@@ -45,6 +43,15 @@ class ModelInfo:
     """The file's id in a git repository (sha1 over a header and the file); checked where `sha256` is None."""
     url: str | None = None
     """Folder that the file is fetched from; None for a file that comes with the package."""
+    converted_sha256: str | None = None
+    """Of the network as OpenVINO model, `name`.xml and .bin in the folder `models`; None where it does not come so."""
+    bfloat16_agrees: bool = False
+    """Whether its maps in bfloat16 agree with those in float32 (see `inference.backends`); of a converted one."""
+
+    @property
+    def sampling_rate(self) -> float:
+        """Frames a second that it sees of a video; 0: every frame."""
+        return self.config.sampling_rate if self.config else 0.0
 
     def verify(self, data: bytes) -> bool:
         """Whether `data` is this model's file, to the bit."""
@@ -78,6 +85,8 @@ MODELS: dict[str, ModelInfo] = {
             licence="Apache-2.0",
             config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.012),
             sha256="c70accfda3e08c3f5f476365fcc2b95f57b8cf46a41dd8f7bfaf59c0d63281df",
+            converted_sha256="0c29c0a2ef5352d2ad6ac05ffb37a0b69a4e7051664c66294ddd0fe765a38b90",
+            bfloat16_agrees=True,
         ),
         _published(
             "d1d2d3_M_lt",
@@ -108,13 +117,48 @@ def list_models() -> list[str]:
 
 def cache_folder() -> Path:
     """Where fetched files are kept: TINYHD_CACHE where that is set, else `tinyhd` in the platform's cache folder."""
-    named = os.environ.get("TINYHD_CACHE")
-    if named:
-        return Path(named)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tinyhd"
-    variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
-    return Path(os.environ.get(variable) or Path.home() / ".cache") / "tinyhd"
+    return Path(os.environ.get("TINYHD_CACHE") or platformdirs.user_cache_dir("tinyhd", appauthor=False))
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model's file: a registered one, or one that the user has named."""
+
+    name: str
+    """As registered, or the path."""
+    hash: str
+    """`sha256:...` of its content."""
+    read: Callable[[], bytes]
+    """Gives its content."""
+
+
+def find_model(name_or_path: str | os.PathLike[str] | None = None) -> ModelFile:
+    """The file of a model, fetched where it has to be.
+
+    Args:
+        name_or_path: a name of `list_models()`, or a path; None: the model that comes with the package.
+
+    Raises:
+        WeightsError: it cannot be found, fetched, verified or read.
+    """
+    name = DEFAULT_MODEL if name_or_path is None else os.fspath(name_or_path)
+    if name is None:
+        raise WeightsError(
+            "no model comes with this version of tinyhd; name one: the path of a .safetensors or .pth file, or one of "
+            + ", ".join(MODELS)
+            + "."
+        )
+    info = MODELS.get(name)
+    if info is not None and info.url is None and info.sha256 is not None:
+        # read when it is needed: OpenVINO takes the converted file
+        return ModelFile(name, f"sha256:{info.sha256}", lambda: _packaged(info))
+    if info is not None:
+        data = _cached_or_fetched(info, os.environ.get("TINYHD_WEIGHTS_URL") or info.url or "")
+    elif name.startswith("published/"):
+        raise WeightsError(f"there is no published model {name!r}; the names are {', '.join(MODELS)}.")
+    else:
+        data = _read(Path(name))
+    return ModelFile(name, f"sha256:{hashlib.sha256(data).hexdigest()}", lambda: data)
 
 
 def git_blob_id(data: bytes) -> str:
@@ -133,10 +177,8 @@ def _read(path: Path) -> bytes:
         raise WeightsError(f"the model file {os.fspath(path)!r} cannot be read: {error.strerror}.") from error
 
 
-def _model_bytes(info: ModelInfo) -> bytes:
-    """The verified content of a registered model's file."""
-    if info.url is not None:
-        return _cached_or_fetched(info, os.environ.get("TINYHD_WEIGHTS_URL") or info.url)
+def _packaged(info: ModelInfo) -> bytes:
+    """The verified content of a file that comes with the package."""
     try:
         data = resources.files("tinyhd").joinpath("models", info.file).read_bytes()
     except OSError as error:
@@ -153,15 +195,17 @@ def _cached_or_fetched(info: ModelInfo, url: str) -> bytes:
         if info.verify(data):
             return data
     address = f"{url.rstrip('/')}/{info.file}"
-    data = _fetch(address, info)
-    if not info.verify(data):
-        raise WeightsError(
-            f"what {address} sends is not the file of {info.name} (wrong hash); nothing was kept. Try again later, "
-            "or get the file elsewhere and name its path."
-        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, data)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-", ignore_cleanup_errors=True) as folder:
+            fetched = _fetch(address, info, Path(folder))
+            data = fetched.read_bytes()
+            if not info.verify(data):
+                raise WeightsError(
+                    f"what {address} sends is not the file of {info.name} (wrong hash); nothing was kept. Try again "
+                    "later, or get the file elsewhere and name its path."
+                )
+            fetched.replace(path)
     except OSError as error:
         raise WeightsError(
             f"{info.name} cannot be kept in {os.fspath(path.parent)!r} ({error.strerror}); "
@@ -170,42 +214,40 @@ def _cached_or_fetched(info: ModelInfo, url: str) -> bytes:
     return data
 
 
-def _fetch(address: str, info: ModelInfo) -> bytes:
-    """The body that `address` sends.
+def _fetch(address: str, info: ModelInfo, folder: Path) -> Path:
+    """The file in `folder` with what `address` sends.
 
     Raises:
-        WeightsError: no connection, an error status, or fewer bytes than announced.
+        WeightsError: no connection, an error status, or more or fewer bytes than there should be.
     """
+    import pooch  # late, as requests is slow to import
+    from requests import RequestException
+
     advice = "check the connection, or get the file elsewhere and name its path"
-    data = bytearray()
-    try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as response:
-            length = response.headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
-            # disable=None: no bar where the output is no terminal
-            with tqdm(total=total, unit="B", unit_scale=True, desc=info.file, disable=None) as bar:
-                while piece := response.read(1 << 16):
-                    data += piece
-                    bar.update(len(piece))
-                    if len(data) > MAX_FETCH_BYTES:
-                        raise WeightsError(f"{address} sends more than a model file has; {advice}.")
-    except urllib.error.HTTPError as error:
-        raise WeightsError(f"{info.name} cannot be fetched: {address} answers {error.code}; {advice}.") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise WeightsError(f"{info.name} cannot be fetched from {address} ({reason}); {advice}.") from error
-    if total is not None and len(data) < total:
-        raise WeightsError(f"{info.name} came incomplete, {len(data)} of {total} bytes; try again.")
-    return bytes(data)
 
+    class Bar(tqdm):
+        received = 0
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path` and rename: no reader ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        def update(self, n: float | None = 1) -> bool | None:
+            self.received += int(n or 0)
+            if self.received > MAX_FETCH_BYTES:
+                raise WeightsError(f"{address} sends more than a model file has; {advice}.")
+            return super().update(n)
+
+        def reset(self, total: float | None = None) -> None:
+            self.received = 0
+            super().reset(total)
+
+    # disable=None: no bar where the output is not a terminal
+    with Bar(unit="B", unit_scale=True, desc=info.file, disable=None) as bar:
+        download = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT_SECONDS, chunk_size=1 << 16)
+        pooch.get_logger().setLevel("WARNING")
+        try:
+            return Path(pooch.retrieve(address, None, fname=info.file, path=folder, downloader=download))
+        except (RequestException, ValueError) as error:
+            response = getattr(error, "response", None)
+            if response is not None:
+                reason = f"{address} answers {response.status_code}"
+                raise WeightsError(f"{info.name} cannot be fetched: {reason}; {advice}.") from error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise WeightsError(f"{info.name} cannot be fetched from {address} ({reason}); {advice}.") from error

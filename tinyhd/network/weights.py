@@ -17,11 +17,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tinyhd.errors import OptionError, OutputError, TinyHDError, WeightsError
+from tinyhd.errors import OptionError, TinyHDError, WeightsError
+from tinyhd.files import AtomicOutput, cannot_write
 from tinyhd.network.config import TinyHDConfig
 from tinyhd.network.model import TinyHD
 from tinyhd.network.published import from_published, published_config
-from tinyhd.network.registry import DEFAULT_MODEL, MODELS, _model_bytes, _read, _write_atomically, git_blob_id
+from tinyhd.network.registry import find_model, git_blob_id
+from tinyhd.options import DEVICE_PATTERN
 
 CONFIG_KEY = "tinyhd_config"
 """Name of the config among the metadata of the project's own files."""
@@ -41,24 +43,20 @@ def load_model(name_or_path: str | os.PathLike[str] | None = None, device: str |
         OptionError: there is no such device.
     """
     target = resolve_device(device)
-    name = DEFAULT_MODEL if name_or_path is None else os.fspath(name_or_path)
-    if name is None:
-        raise WeightsError(
-            "no model comes with this version of tinyhd; name one: the path of a .safetensors or .pth file, or one of "
-            + ", ".join(MODELS)
-            + "."
-        )
-    if name in MODELS:
-        data = _model_bytes(MODELS[name])
-    elif name.startswith("published/"):
-        raise WeightsError(f"there is no published model {name!r}; the names are {', '.join(MODELS)}.")
-    else:
-        data = _read(Path(name))
-    model = _load_bytes(data, name)
+    file = find_model(name_or_path)
+    return on_device(load_model_bytes(file.read(), file.name), target)
+
+
+def on_device(model: TinyHD, device: torch.device) -> TinyHD:
+    """The model, moved there, in eval mode.
+
+    Raises:
+        OptionError: that is not possible.
+    """
     try:
-        return model.to(target).eval()
+        return model.to(device).eval()
     except RuntimeError as error:  # out of memory, or a driver that does not work
-        raise OptionError(f"the model cannot be put on device {target}: {_first_line(error)}") from error
+        raise OptionError(f"the model cannot be put on device {device}: {first_line(error)}") from error
 
 
 def save_model(model: TinyHD, path: str | os.PathLike[str]) -> None:
@@ -73,10 +71,11 @@ def save_model(model: TinyHD, path: str | os.PathLike[str]) -> None:
         if not key.endswith("num_batches_tracked")  # counts training steps, of no use to anybody
     }
     data = safetensors.torch.save(tensors, {CONFIG_KEY: json.dumps(model.config.to_dict())})
-    try:
-        _write_atomically(Path(path), data)
-    except OSError as error:
-        raise OutputError(f"the weights cannot be written to {os.fspath(path)!r}: {error.strerror}.") from error
+    with AtomicOutput(Path(path), overwrite=True) as output:
+        try:
+            output.temporary.write_bytes(data)
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -86,7 +85,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         OptionError: the name is none of these or this machine has no such device.
     """
     name = str(device)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+    if not re.fullmatch(DEVICE_PATTERN, name):
         raise OptionError(f"there is no device {name!r}; it must be auto, cpu, cuda, cuda:N or mps.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -102,14 +101,15 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device(name)
 
 
-# ---- published checkpoints
-
-
 # ---- from bytes to a model
 
 
-def _load_bytes(data: bytes, name: str) -> TinyHD:
-    """The model in a file's content; `name` is for messages."""
+def load_model_bytes(data: bytes, name: str) -> TinyHD:
+    """The model in a file's content, on the CPU; `name` is for messages.
+
+    Raises:
+        WeightsError: it is damaged, or not a model's.
+    """
     is_pickle = data.startswith((b"PK\x03\x04", b"\x80\x02")) and data[8:9] != b"{"  # torch.save's two formats
     config, state = (_parse_published if is_pickle else _parse_own)(data, name)
     for key, value in state.items():
@@ -120,7 +120,7 @@ def _load_bytes(data: bytes, name: str) -> TinyHD:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(
-            f"{name!r} is damaged: its tensors are not those of its config ({_first_line(error, skip=1)})."
+            f"{name!r} is damaged: its tensors are not those of its config ({first_line(error, skip=1)})."
         ) from error
     return model
 
@@ -130,14 +130,14 @@ def _parse_published(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Te
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, LookupError) as error:
         raise WeightsError(
-            f"{name!r} is no checkpoint that can be loaded safely: it is damaged or holds more than tensors."
+            f"{name!r} is not a checkpoint that can be loaded safely: it is damaged or holds more than tensors."
         ) from error
     try:
         state = content["student_model"]
         config = published_config(state, git_blob_id(data))
         return config, from_published(state)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError, OptionError) as error:
-        raise WeightsError(f"{name!r} is no TinyHD checkpoint: its tensors are not the published ones.") from error
+        raise WeightsError(f"{name!r} is not a TinyHD checkpoint: its tensors are not the published ones.") from error
 
 
 def _parse_own(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Tensor]]:
@@ -146,7 +146,7 @@ def _parse_own(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Tensor]]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (SafetensorError, ValueError) as error:
         raise WeightsError(
-            f"{name!r} is no model file: neither safetensors nor a PyTorch checkpoint, or a damaged one."
+            f"{name!r} is not a model file: neither safetensors nor a PyTorch checkpoint, or a damaged one."
         ) from error
     try:
         config = TinyHDConfig(**json.loads(header["__metadata__"][CONFIG_KEY]))
@@ -158,9 +158,7 @@ def _parse_own(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Tensor]]
     return config, state
 
 
-def _first_line(error: Exception, skip: int = 0) -> str:
+def first_line(error: Exception, skip: int = 0) -> str:
+    """Of an error's message; `skip`: a later one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[min(skip, len(lines) - 1)][:300] if lines else type(error).__name__
-
-
-# ---- files

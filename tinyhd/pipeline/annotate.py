@@ -15,12 +15,12 @@ import numpy as np
 
 from tinyhd.errors import InputError, OptionError
 from tinyhd.files import StrPath
-from tinyhd.inference.backends import Backend
+from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.inference.predict import Prediction, predict_video
-from tinyhd.inference.prefetch import ahead
+from tinyhd.inference.prefetch import prefetch
 from tinyhd.network.config import TinyHDConfig
 from tinyhd.network.model import TinyHD
-from tinyhd.network.weights import load_model
+from tinyhd.options import InferenceOptions
 from tinyhd.pipeline.outputs import _check_targets, _Outputs, default_output
 from tinyhd.render.colors import DEFAULT_COLORMAP
 from tinyhd.render.normalize import NORMALIZATIONS, SmoothedRange, normalize_map
@@ -62,7 +62,7 @@ def annotate(
     *,
     model: StrPath | TinyHD | Backend | None = None,
     device: str = "auto",
-    precision: str = "float32",
+    precision: str = "auto",
     backend: str = "auto",
     batch_size: int | None = None,
     style: str = "overlay",
@@ -132,19 +132,20 @@ def annotate(
             outputs.save_maps(save_maps)
         if stats is not None:
             outputs.write_stats(stats, places)
-        network = load_model(model, device) if model is None or isinstance(model, str | os.PathLike) else model
-        predicted = predict_video(
-            reader,
-            network,
+        options = InferenceOptions(
+            model=os.fspath(model) if isinstance(model, str | os.PathLike) else None,
+            device=device,
+            backend=backend,
+            precision=precision,
+            batch_size=batch_size,
             windowing=windowing,
             overlap=overlap,
             cuts=cuts,
-            batch_size=batch_size,
-            precision=precision,
-            backend=backend,
         )
+        network = open_backend(options) if model is None or isinstance(model, str | os.PathLike) else model
+        predicted = predict_video(reader, network, options)
         # reading and the model have a thread each; drawing and writing stay in this one
-        predictions: Iterator[Prediction] = stack.enter_context(contextlib.closing(ahead(predicted, _PREDICT_AHEAD)))
+        predictions: Iterator[Prediction] = stack.enter_context(contextlib.closing(prefetch(predicted, _PREDICT_AHEAD)))
 
         two_passes = normalize == "video" and not info.is_still
         count = _Counter(progress, _expected_frames(info, start, end), passes=2 if two_passes else 1)
@@ -197,8 +198,7 @@ def _scaled_by_frame(predictions: Iterable[Prediction]) -> Iterator[tuple[Frame,
 
 
 def _scaled_fixed(predictions: Iterable[Prediction], network: object) -> Iterator[tuple[Frame, np.ndarray]]:
-    config = getattr(network, "config", None)
-    scale = config.display_scale if isinstance(config, TinyHDConfig) else TinyHDConfig.display_scale
+    scale = getattr(network, "display_scale", TinyHDConfig.display_scale)
     for frame, saliency, _ in predictions:
         yield frame, normalize_map(saliency, (0.0, scale))
 

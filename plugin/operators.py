@@ -73,7 +73,7 @@ class VideoOperator(foo.Operator):
             if not isinstance(error, TinyHDError):
                 log.error("%s failed", self.name, exc_info=error)
             yield ctx.trigger("reload_dataset")
-            yield from _show(ctx, "error", f"Failed: {describe_error(error)}")
+            yield from _show(ctx, "error", describe_error(error))
 
     def _steps(self, ctx: foo.ExecutionContext) -> Iterator[Any]:
         yield ctx.trigger("set_progress", {"progress": 0.0, "label": "Loading the model"})

@@ -400,8 +400,8 @@ def test_an_error_of_a_streamed_run_is_shown(
         broken.setattr(plugin("compute"), "_wanted", fail)
         messages = [m.to_json()["body"] for m in operator().execute(context(dataset, maps_dir=str(tmp_path)))]
     assert [m["operator_uri"] for m in messages] == ["set_progress", "reload_dataset", "notify", "show_output"]
-    assert messages[2]["params"] == {"message": "Failed: RuntimeError: no space left", "variant": "error"}
-    assert messages[3]["params"]["results"] == {"summary": "Failed: RuntimeError: no space left"}
+    assert messages[2]["params"] == {"message": "RuntimeError: no space left", "variant": "error"}
+    assert messages[3]["params"]["results"] == {"summary": "RuntimeError: no space left"}
     record = dataset.get_run_info("saliency").config.serialize()
     assert (record["status"], record["error"]) == ("failed", "RuntimeError: no space left")
     assert "no space left" in plugin("forms").describe_run(plugin("runs").list_runs(dataset)[0])

@@ -29,13 +29,21 @@ DISC, GREY = np.array((250, 40, 40)), 110
 
 @pytest.fixture
 def app(fo: ModuleType, fiftyone_environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
-    """The address of an App server."""
+    """The address of an App server, started as `fo.launch_app` and `fiftyone app launch` do it.
+
+    With `-m` instead, FiftyOne would keep a single object for each dataset, which it does not for users.
+    """
+    import fiftyone.server
+
+    folder = Path(fiftyone.server.__file__).parent
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "fiftyone.server.main", "--address", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "main.py", "--port", str(port), "--address", "127.0.0.1"]
     with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environ(fiftyone_environment), stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, cwd=folder, env=environ(fiftyone_environment), stdout=log, stderr=subprocess.STDOUT
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_for(f"{address}/fiftyone", server, tmp_path / "server.log")
@@ -127,6 +135,51 @@ def video_area(canvas: np.ndarray) -> np.ndarray:
     return area[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8, 3).mean((1, 3))
 
 
+def open_dataset(page: Any, app: str, dataset: Any) -> None:
+    """Show a dataset's grid."""
+    dataset.persistent = True
+    page.goto(f"{app}/datasets/{dataset.name}")
+    page.locator('[data-cy="looker"]').first.wait_for()
+    page.get_by_text("Dismiss").click()  # an advertisement
+
+
+def open_form(page: Any, label: str) -> Any:
+    """The form of an operator, from the list of operators."""
+    page.keyboard.press("Backquote")
+    page.locator('[data-cy="operators-browser"] input').fill("saliency")
+    page.locator('[data-cy="operators-browser"]').get_by_text(label).first.click()
+    return page.locator('[data-cy="operators-prompt-modal"]')
+
+
+def test_a_selection_in_the_app(
+    make_dataset: Any, page: Any, app: str, keep: Callable[[Any, str], Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*(makers.make_video(tmp_path / f"{name}.mp4", COUNT) for name in "abc"))
+    open_dataset(page, app, dataset)
+    for k in range(2):
+        tile = page.locator('[data-cy="looker"]').nth(k)
+        tile.hover()
+        tile.locator("input[type=checkbox]").dispatch_event("click")
+
+    # an error that ends the run is told
+    form = open_form(page, "Compute saliency")
+    form.get_by_text("2 videos, about 50 frames").wait_for()
+    form.get_by_text("Folder for the maps").locator("xpath=following::input[1]").fill(str(tmp_path / "a.mp4" / "maps"))
+    form.get_by_role("button", name="Execute").click()
+    page.get_by_text("Failed", exact=True).wait_for()
+    page.get_by_text("cannot be written: Not a directory").first.wait_for()
+    keep(page, "failed")
+    page.keyboard.press("Escape")
+
+    form = open_form(page, "Compute saliency")
+    form.get_by_text("2 videos, about 50 frames").wait_for()
+    form.get_by_role("button", name="Execute").click()
+    page.get_by_text("2 videos done").first.wait_for()
+    keep(page, "selection-done")
+    dataset.reload()
+    assert sorted(dataset.values("saliency_stats.frame_count"), key=bool) == [None, COUNT, COUNT]
+
+
 def test_heat_maps_in_the_app(
     fo: ModuleType, make_dataset: Any, page: Any, app: str, keep: Callable[[Any, str], Path], tmp_path: Path
 ) -> None:
@@ -134,16 +187,10 @@ def test_heat_maps_in_the_app(
         makers.make_video(tmp_path / f"{name}.mp4", COUNT, width=WIDTH, height=HEIGHT, transform=spot) for name in "ab"
     ]
     dataset = make_dataset(*paths)
-    dataset.persistent = True
-    page.goto(f"{app}/datasets/{dataset.name}")
-    page.locator('[data-cy="looker"]').first.wait_for()
-    page.get_by_text("Dismiss").click()  # an advertisement
+    open_dataset(page, app, dataset)
 
     # the form, from the list of operators
-    page.keyboard.press("Backquote")
-    page.locator('[data-cy="operators-browser"] input').fill("saliency")
-    page.locator('[data-cy="operators-browser"]').get_by_text("Compute saliency").first.click()
-    form = page.locator('[data-cy="operators-prompt-modal"]')
+    form = open_form(page, "Compute saliency")
     form.get_by_text("2 videos, about 50 frames").wait_for()
     keep(page, "form")
     form.get_by_role("button", name="Execute").click()

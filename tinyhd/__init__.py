@@ -2,41 +2,52 @@
 
     import tinyhd
 
-    model = tinyhd.load_model()
-    for frame, saliency, is_cut in tinyhd.predict_video("clip.mp4", model):
-        print(frame.time_seconds, saliency.shape)  # 192x256 values, larger where people look
-
     tinyhd.annotate("clip.mp4")  # writes clip.saliency.mp4
 
-The names below are the public interface; they are imported when they are first used, so that what needs no PyTorch
-does not wait for it.
+    track = tinyhd.analyze("clip.mp4")  # what the model saw, to be used as often as wanted
+    for saliency in track.maps_at([0.0, 0.5, 1.0]):
+        print(saliency.shape)  # 192x256 values, larger where people look
+
+    for frame, saliency, is_cut in tinyhd.predict_video("clip.mp4"):  # frame by frame, while the video is read
+        print(frame.time_seconds, saliency.max())
+
+The names below are the public interface; they are imported when they are first used, so that what needs little does
+not wait for the rest.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tinyhd.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from tinyhd.errors import TinyHDError
+    from tinyhd.inference.backends import open_backend
     from tinyhd.inference.predict import Prediction, predict_frames, predict_video
     from tinyhd.network.registry import list_models
     from tinyhd.network.weights import load_model
+    from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
+    from tinyhd.pipeline.analyze import analyze
     from tinyhd.pipeline.annotate import AnnotateResult, annotate
-    from tinyhd.saliency.stats import FrameStats
+    from tinyhd.saliency.track import SaliencyTrack
     from tinyhd.video.frame import Frame, VideoInfo
     from tinyhd.video.reader import probe, read_frames
 
-__version__ = "0.1.0"
-
 _MODULES = {
     "AnnotateResult": "pipeline.annotate",
+    "EncoderOptions": "options",
     "Frame": "video.frame",
-    "FrameStats": "saliency.stats",
+    "InferenceOptions": "options",
     "Prediction": "inference.predict",
+    "RenderOptions": "options",
+    "SaliencyTrack": "saliency.track",
     "TinyHDError": "errors",
     "VideoInfo": "video.frame",
+    "analyze": "pipeline.analyze",
     "annotate": "pipeline.annotate",
     "list_models": "network.registry",
     "load_model": "network.weights",
+    "open_backend": "inference.backends",
     "predict_frames": "inference.predict",
     "predict_video": "inference.predict",
     "probe": "video.reader",
@@ -45,14 +56,19 @@ _MODULES = {
 
 __all__ = [
     "AnnotateResult",
+    "EncoderOptions",
     "Frame",
-    "FrameStats",
+    "InferenceOptions",
     "Prediction",
+    "RenderOptions",
+    "SaliencyTrack",
     "TinyHDError",
     "VideoInfo",
+    "analyze",
     "annotate",
     "list_models",
     "load_model",
+    "open_backend",
     "predict_frames",
     "predict_video",
     "probe",

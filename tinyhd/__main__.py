@@ -1,8 +1,8 @@
-"""`python -m tinyhd`: the same as the command `tinyhd-annotate`."""
+"""`python -m tinyhd`: the same as the command `tinyhd`."""
 
 import sys
 
-from tinyhd.cli.main import main
+from tinyhd.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,43 +1,25 @@
-"""From a video file to an annotated one: reading, prediction, drawing and writing put together."""
+"""From a video, and its track where there is one, to an annotated video and what is kept beside it."""
 
 import contextlib
-import itertools
-import math
 import os
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import IO
 
-import numpy as np
-
-from tinyhd.errors import InputError, OptionError
-from tinyhd.files import StrPath
-from tinyhd.inference.backends import Backend, open_backend
-from tinyhd.inference.predict import Prediction, predict_video
-from tinyhd.inference.prefetch import prefetch
-from tinyhd.network.config import TinyHDConfig
-from tinyhd.network.model import TinyHD
-from tinyhd.options import InferenceOptions
-from tinyhd.pipeline.outputs import _check_targets, _Outputs, default_output
-from tinyhd.render.colors import DEFAULT_COLORMAP
-from tinyhd.render.normalize import NORMALIZATIONS, SmoothedRange, normalize_map
+from tinyhd.errors import OptionError
+from tinyhd.files import StrPath, cannot_write
+from tinyhd.inference.backends import Backend
+from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
+from tinyhd.pipeline.analyze import Analysis, Progress, Seconds, analysis
+from tinyhd.pipeline.outputs import Outputs, check_targets, default_output
+from tinyhd.render.normalize import Normalizer
 from tinyhd.render.overlay import Overlay
 from tinyhd.saliency.regions import Region, read_regions
-from tinyhd.saliency.writers import MapSpool
-from tinyhd.video.encoders import EncoderSettings
-from tinyhd.video.frame import Frame, VideoInfo
-from tinyhd.video.reader import VideoReader, open_video
-
-T = TypeVar("T")
-
-_Sink = Callable[[Frame, np.ndarray], None]
-_PREDICT_AHEAD = 12
-"""Frames with maps that may wait to be drawn: those of about one window."""
-Progress = Callable[[int, int | None], None]
-"""Called with (frames done, frames in all or None where that is not known); normalising by video counts each twice."""
+from tinyhd.saliency.track import SaliencyTrack
+from tinyhd.video.reader import probe
 
 
 @dataclass(frozen=True)
@@ -60,178 +42,138 @@ def annotate(
     input: StrPath,
     output: StrPath | None = None,
     *,
-    model: StrPath | TinyHD | Backend | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    backend: str = "auto",
-    batch_size: int | None = None,
-    style: str = "overlay",
-    colormap: str = DEFAULT_COLORMAP,
-    opacity: float | None = None,
-    normalize: str = "frame",
-    codec: str = "h264",
-    encoder: str | None = None,
-    crf: float | None = None,
-    preset: str | None = None,
-    start: float | Fraction | None = None,
-    end: float | Fraction | None = None,
-    windowing: str = "crossfade",
-    overlap: int | None = None,
-    cuts: bool = True,
+    inference: InferenceOptions | None = None,
+    render: RenderOptions | None = None,
+    encoder: EncoderOptions | None = None,
+    backend: Backend | None = None,
+    track: StrPath | SaliencyTrack | None = None,
+    start: Seconds | None = None,
+    end: Seconds | None = None,
     save_maps: StrPath | None = None,
     stats: StrPath | None = None,
     regions: StrPath | Sequence[Region] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> AnnotateResult:
-    """Show where people look in a video or picture. The keywords are the flags of `tinyhd-annotate`.
+    """Show where people look in a video or still image.
 
     Nothing appears under its name before it is complete; after an error or Ctrl-C nothing is left.
 
     Args:
-        input: a video, animation or picture.
-        output: .mp4, .m4v or .mov (.png for a picture); None: `input.saliency.mp4` beside the input.
-        model: a name or path for `load_model`, or what that returned; None: the model that comes with the package.
-        device: what computes, where `model` is a name: auto, cpu, cuda, cuda:N or mps.
-        precision, backend: see `backends.open_backend`; for a `TinyHD` or a name.
-        style: overlay, heatmap, side-by-side or spotlight.
-        colormap, opacity: see `Overlay`.
-        normalize: what is drawn as full attention: the frame's own maximum, smoothed over about a second (frame), that
-            of the whole video (video; takes two passes over the file), or a value kept with the model (none).
-        codec, encoder, crf, preset: see `EncoderSettings`.
+        input: a video, animation or still image.
+        output: .mp4, .m4v or .mov (.png for a still image); None: `input.saliency.mp4` beside the input.
+        inference: which model, where, on which frames.
+        render: how maps are drawn.
+        encoder: how the video is encoded.
+        backend: what `open_backend` gave, to be used again; `inference` then only says how windows follow each other.
+        track: what `analyze` made of this video: the network is not run.
         start, end: only this part, seconds after the container's start. The output starts at 0.
-        windowing, overlap, cuts, batch_size: see `predict_frames`.
         save_maps: keep the maps there; see `open_maps_writer`.
         stats: write `FrameStats` there, .csv or .jsonl.
         regions: for `stats`: a file for `read_regions`, or regions.
         overwrite: replace outputs that exist; the input is never overwritten.
-        progress: called after every frame; what it raises ends the work.
+        progress: called after every frame; what it raises ends the work. Normalizing by video counts each frame twice.
 
     Raises:
-        InputError: the input cannot be read.
+        InputError: the input or the track cannot be read, or they do not belong together.
         OutputError: an output cannot be written.
         OptionError: a value that is not allowed, or that this machine cannot do.
         WeightsError: there is no such model.
     """
     began = time.perf_counter()
-    if normalize not in NORMALIZATIONS:
-        raise OptionError(f"normalize is {normalize!r}; it must be one of {', '.join(NORMALIZATIONS)}.")
+    render, encoder = render or RenderOptions(), encoder or EncoderOptions()
     if regions is not None and stats is None:
         raise OptionError("regions are for the statistics: name a file for these as well, with stats (--stats).")
-    settings = EncoderSettings(codec, encoder, crf, preset)
-    places = read_regions(regions) if isinstance(regions, str | os.PathLike) else regions
+    named = read_regions(regions) if isinstance(regions, str | os.PathLike) else regions
+    info = probe(input)
+    target = default_output(input, info.is_still) if output is None else Path(output)
+    check_targets(input, {"output": target, "maps": save_maps, "stats": stats}, overwrite)
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(open_video(input, start, end))
-        info = reader.info
-        target = default_output(input, info.is_still) if output is None else Path(output)
-        _check_targets(input, target, save_maps, stats, overwrite)
-        drawing = Overlay(info, style=style, colormap=colormap, opacity=opacity, for_video=not info.is_still)
-        outputs = _Outputs(stack, info, start, end, overwrite)
-        outputs.draw(target, drawing, settings)
+        drawing = Overlay(info, render, for_video=not info.is_still)
+        outputs = Outputs(stack, info, start, end, overwrite)
+        outputs.draw(target, drawing, encoder)
         if save_maps is not None:
             outputs.save_maps(save_maps)
         if stats is not None:
-            outputs.write_stats(stats, places)
-        options = InferenceOptions(
-            model=os.fspath(model) if isinstance(model, str | os.PathLike) else None,
-            device=device,
-            backend=backend,
-            precision=precision,
-            batch_size=batch_size,
-            windowing=windowing,
-            overlap=overlap,
-            cuts=cuts,
-        )
-        network = open_backend(options) if model is None or isinstance(model, str | os.PathLike) else model
-        predicted = predict_video(reader, network, options)
-        # reading and the model have a thread each; drawing and writing stay in this one
-        predictions: Iterator[Prediction] = stack.enter_context(contextlib.closing(prefetch(predicted, _PREDICT_AHEAD)))
+            outputs.write_stats(stats, named)
 
-        two_passes = normalize == "video" and not info.is_still
-        count = _Counter(progress, _expected_frames(info, start, end), passes=2 if two_passes else 1)
-        predictions = outputs.keeping(count.through(predictions))
-        shown: Iterator[tuple[Frame, np.ndarray]]
-        if two_passes:
-            spool = stack.enter_context(contextlib.closing(MapSpool(target.parent)))
-            again = stack.enter_context(open_video(input, start, end))
-            shown = count.through(_scaled_by_video(predictions, spool, again))
-        elif normalize == "none":
-            shown = _scaled_fixed(predictions, network)
-        else:
-            shown = _scaled_by_frame(predictions)
-        frames = 0
-        for frame, values in shown:
-            outputs.show(frame, values)
-            frames += 1
-        if frames == 0:
-            raise InputError(f"{os.fspath(input)!r} has no frame between the times given as start and end.")
-        warnings = (*reader.warnings, *outputs.warnings)
+        if isinstance(track, str | os.PathLike):
+            track = stack.enter_context(SaliencyTrack(track))
+        by_video = render.normalize == "video" and not info.is_still
+        counter = _Counter(progress, passes=2 if by_video and track is None else 1)
+        part = _Part(input, inference, backend, start, end)
+        if by_video and track is None:
+            track = stack.enter_context(_temporary_track(part, target.parent, counter))
+        with part.analysis(track) as run:
+            normalize = Normalizer(render.normalize, run.display_scale, track.info.value_range if track else None)
+            for frame, saliency, is_cut in run:
+                outputs.write(frame, saliency, normalize(saliency, frame.time_seconds, is_cut))
+                counter.count(run.expected_frames)
+        damaged = run.reader.damaged or outputs.damaged
+        warnings = (*run.reader.warnings, *outputs.warnings)
     return AnnotateResult(
         input=Path(input),
         output=target,
-        frames=frames,
+        frames=run.frames,
         elapsed_seconds=time.perf_counter() - began,
-        damaged=reader.damaged,
+        damaged=damaged,
         warnings=warnings,
-        maps=None if save_maps is None else Path(save_maps),
-        stats=None if stats is None else Path(stats),
+        maps=_path(save_maps),
+        stats=_path(stats),
     )
 
 
-def _expected_frames(info: VideoInfo, start: float | Fraction | None, end: float | Fraction | None) -> int | None:
-    """About how many frames will come."""
-    if info.frame_count is None or (start is None and end is None):
-        return info.frame_count
-    if not info.duration_seconds:
-        return None
-    seconds = min(float(end) if end is not None else math.inf, info.duration_seconds) - float(start or 0)
-    return max(0, round(info.frame_count * seconds / info.duration_seconds))
+def _path(name: StrPath | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
-# ---- scaling of the maps, for display
+@dataclass(frozen=True)
+class _Part:
+    """What is looked at, and how."""
+
+    input: StrPath
+    inference: InferenceOptions | None
+    backend: Backend | None
+    start: Seconds | None
+    end: Seconds | None
+
+    def analysis(
+        self, track: SaliencyTrack | None = None, keep: IO[bytes] | None = None
+    ) -> contextlib.AbstractContextManager[Analysis]:
+        return analysis(
+            self.input,
+            inference=self.inference,
+            backend=self.backend,
+            track=track,
+            start=self.start,
+            end=self.end,
+            keep=keep,
+        )
 
 
-def _scaled_by_frame(predictions: Iterable[Prediction]) -> Iterator[tuple[Frame, np.ndarray]]:
-    smoothed = SmoothedRange()
-    for frame, saliency, is_cut in predictions:
-        yield frame, normalize_map(saliency, smoothed(saliency, frame.time_seconds, is_cut))
-
-
-def _scaled_fixed(predictions: Iterable[Prediction], network: object) -> Iterator[tuple[Frame, np.ndarray]]:
-    scale = getattr(network, "display_scale", TinyHDConfig.display_scale)
-    for frame, saliency, _ in predictions:
-        yield frame, normalize_map(saliency, (0.0, scale))
-
-
-def _scaled_by_video(
-    predictions: Iterable[Prediction], spool: MapSpool, again: VideoReader
-) -> Iterator[tuple[Frame, np.ndarray]]:
-    """Put all maps on disk, then read the video `again` beside them."""
-    low, high = math.inf, -math.inf
-    for _, saliency, _ in predictions:
-        spool.append(saliency)
-        low, high = min(low, float(saliency.min())), max(high, float(saliency.max()))
-    for frame, saliency in itertools.zip_longest(again, spool):
-        if frame is None or saliency is None:
-            raise InputError(f"{again.info.path!r} was changed while it was read: try again.")
-        yield frame, normalize_map(saliency, (low, high))
-
-
-# ---- outputs
+@contextlib.contextmanager
+def _temporary_track(part: _Part, folder: Path, counter: "_Counter") -> Iterator[SaliencyTrack]:
+    """The track of a video in a file without a name in `folder`, where there is room for the output too."""
+    try:
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with file:
+        with part.analysis(keep=file) as run:
+            for _ in run:
+                counter.count(run.expected_frames)
+        with SaliencyTrack(file) as track:
+            yield track
 
 
 class _Counter:
     """Tells `progress` about every frame."""
 
-    def __init__(self, progress: Progress | None, expected: int | None, passes: int) -> None:
-        self._progress = progress
-        self._total = None if expected is None else expected * passes
+    def __init__(self, progress: Progress | None, passes: int) -> None:
+        self._progress, self._passes = progress, passes
         self._done = 0
 
-    def through(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass items on; each counts once what follows is done with it."""
-        for item in items:
-            yield item
-            self._done += 1
-            if self._progress:
-                self._progress(self._done, self._total)
+    def count(self, expected: int | None) -> None:
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, None if expected is None else expected * self._passes)

@@ -1,21 +1,14 @@
 """Numbers about attention, frame by frame: where its peak and its centre are, how spread it is, and how much of it
 falls into regions of interest."""
 
-import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
-from tinyhd.files import AtomicOutput, cannot_write, check_suffix
 from tinyhd.saliency.regions import Region, share_in_boxes
-
-STATS_SUFFIXES = (".csv", ".jsonl")
 
 CENTER_BOX = (0.25, 0.25, 0.75, 0.75)
 """The middle of the picture, a quarter of its area: left, top, right, bottom as fractions."""
@@ -189,53 +182,3 @@ class VideoStats:
 
 
 # ---- regions
-
-
-# ---- files
-
-
-class StatsWriter:
-    """Writes `FrameStats` to a file, as CSV with a header line or as one JSON object a line; a context manager.
-
-    The file appears at the normal end of the body.
-    """
-
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        """
-        Raises:
-            OptionError: the name ends in neither .csv nor .jsonl.
-            OutputError: the file cannot be written.
-        """
-        check_suffix(path, STATS_SUFFIXES, "statistics")
-        self.path = path
-        self._as_csv = path.suffix.lower() == ".csv"
-        self._csv: csv.DictWriter[str] | None = None
-        self._pending = AtomicOutput(path, overwrite=overwrite)
-        self._file = self._pending.temporary.open("w", encoding="utf-8", newline="")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, stats: FrameStats) -> None:
-        """Append a line."""
-        values = stats.to_dict()
-        try:
-            if not self._as_csv:
-                self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
-                return
-            if self._csv is None:
-                self._csv = csv.DictWriter(self._file, list(values), lineterminator="\n")
-                self._csv.writeheader()
-            self._csv.writerow(values)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self._file.close()
-        except OSError as failure:
-            self._pending.discard()
-            raise cannot_write(self.path, failure) from failure
-        self._pending.__exit__(kind, error, traceback)

@@ -1,0 +1,53 @@
+"""Command-line arguments made from the dataclasses of `tinyhd.options`, and the ones that only commands have."""
+
+import argparse
+import re
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from tinyhd.errors import OptionError
+from tinyhd.options import Options, choices, convert, field_types
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Options]) -> None:
+    """A group of arguments, one for each field: `batch_size` becomes --batch-size, a true `cuts` --no-cuts."""
+    add = parser.add_argument_group(title).add_argument
+    kinds, defaults = field_types(cls), cls()
+    for name, choice in choices(cls).items():
+        flag, default, help = name.replace("_", "-"), getattr(defaults, name), choice.help.replace("%", "%%")
+        if kinds[name] is bool:
+            negated = "no-" if default else ""
+            prefix = "do not " if default else ""
+            action = "store_false" if default else "store_true"
+            add(f"--{negated}{flag}", dest=name, action=action, help=prefix + help)
+            continue
+        if default is not None:
+            help += f"; default: {default}"
+        facts: dict[str, Any] = {"choices": choice.allowed} if choice.allowed else {"metavar": choice.metavar}
+        add(f"--{flag}", dest=name, default=default, type=_converter(name, kinds[name]), help=help, **facts)
+
+
+def read_options(arguments: argparse.Namespace, cls: type[OptionsT]) -> OptionsT:
+    """The options of a group. Raises `OptionError`."""
+    return cls(**{name: getattr(arguments, name) for name in choices(cls)})
+
+
+def _converter(name: str, kind: type) -> Any:
+    def parse(text: str) -> Any:
+        try:
+            return convert(name, text, kind)
+        except OptionError as error:
+            raise argparse.ArgumentTypeError(str(error).partition("; ")[2].rstrip(".") + f", not {text!r}") from error
+
+    return parse
+
+
+def seconds(text: str) -> Fraction:
+    """90, 90.5, 1:30 or 0:01:30.5 -> seconds; for `argparse`."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: give seconds or [HH:]MM:SS")
+    hours, minutes, rest = match.groups()
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + Fraction(rest)

@@ -17,7 +17,7 @@ import av
 import makers
 import numpy as np
 import pytest
-from fakes import SCALE, GreyModel, as_picture
+from fakes import SCALE, GrayModel, as_picture
 from makers import HARD_FILES, make_video, read_barcode
 
 import tinyhd
@@ -25,8 +25,9 @@ from tinyhd.errors import InputError, OptionError, OutputError, WeightsError
 from tinyhd.network.config import TinyHDConfig
 from tinyhd.network.model import TinyHD
 from tinyhd.network.weights import save_model
-from tinyhd.pipeline.annotate import AnnotateResult, annotate
-from tinyhd.render.colors import STYLES
+from tinyhd.options import STYLES
+from tinyhd.pipeline.annotate import AnnotateResult
+from tinyhd.pipeline.batch import Job, run_job
 from tinyhd.saliency.regions import Region
 from tinyhd.video.reader import open_video, read_frames
 
@@ -37,8 +38,13 @@ STILLS = ("png", "jpg", "webp", "bmp", "tiff", "exif_photo")
 MOVING = [name for name in HARD_FILES if name not in STILLS and name != "hdr_hlg"]
 
 
-def run(source: Path, output: Path | None = None, **options: Any) -> AnnotateResult:
-    return annotate(source, output, model=options.pop("model", None) or GreyModel(), **options)
+def run(
+    source: Path, output: Path | str | None = None, backend: GrayModel | None = None, **options: Any
+) -> AnnotateResult:
+    """`run_job` with the stub model, or the one that is named."""
+    progress = options.pop("progress", None)
+    job = Job.from_mapping({"input": source, "output": output, **options})
+    return run_job(job, backend=None if job.inference.model else backend or GrayModel(), progress=progress)
 
 
 def codes(path: Path) -> list[int]:
@@ -49,7 +55,7 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def grey_levels(path: Path) -> list[np.ndarray]:
+def gray_levels(path: Path) -> list[np.ndarray]:
     """Luma of every frame from 0 to 1, (H, W)."""
     return [frame.to_rgb().mean(2) / 255 for frame in read_frames(path)]
 
@@ -85,7 +91,7 @@ def test_every_frame_is_there_at_its_time(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STILLS)
-def test_pictures_give_png(tmp_path: Path, name: str) -> None:
+def test_still_images_give_png(tmp_path: Path, name: str) -> None:
     made = HARD_FILES[name](tmp_path)
     result = run(made.path, style="spotlight", opacity=0.2)
     assert result.output == made.path.with_name(f"{made.path.stem}.saliency.png")
@@ -133,11 +139,11 @@ def test_an_empty_part_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("windowing", ["crossfade", "published"])
 def test_heat_map_and_saved_maps_belong_to_the_frames(tmp_path: Path, normalize: str, windowing: str) -> None:
     made = makers.plain(tmp_path, 37)
-    model = GreyModel()
+    model = GrayModel()
     run(
         made.path,
         tmp_path / "heat.mp4",
-        model=model,
+        backend=model,
         style="heatmap",
         colormap="gray",
         normalize=normalize,
@@ -151,7 +157,7 @@ def test_heat_map_and_saved_maps_belong_to_the_frames(tmp_path: Path, normalize:
     assert maps.dtype == np.float16
     assert maps.shape == (37, 192, 256)
     assert [read_barcode(as_picture(m)) for m in maps] == made.numbers
-    for shown, saliency in zip(grey_levels(tmp_path / "heat.mp4"), maps, strict=True):
+    for shown, saliency in zip(gray_levels(tmp_path / "heat.mp4"), maps, strict=True):
         rows, columns = (np.arange(128) + 0.5) * 1.5, (np.arange(192) + 0.5) * 256 / 192
         sampled = saliency[rows.astype(int)][:, columns.astype(int)].astype(float)
         assert np.corrcoef(shown.ravel(), sampled.ravel())[0, 1] > 0.98
@@ -169,7 +175,7 @@ def test_normalizing_by_frame_does_not_flicker_and_by_video_does_not_change_the_
         """How full attention is drawn in every frame."""
         target = tmp_path / f"{normalize}.mp4"
         run(source, target, style="heatmap", colormap="gray", normalize=normalize, crf=4)
-        return np.array([np.percentile(level, 99) for level in grey_levels(target)])
+        return np.array([np.percentile(level, 99) for level in gray_levels(target)])
 
     by_frame, by_video, fixed = white("frame"), white("video"), white("none")
     # what is drawn follows the maps' own changes, but the scale does not jump after them
@@ -195,7 +201,7 @@ def test_the_scale_starts_anew_at_a_cut(tmp_path: Path) -> None:
     def brightest(cuts: bool) -> list[float]:
         target = tmp_path / f"{cuts}.mp4"
         run(source, target, style="heatmap", colormap="gray", cuts=cuts, crf=4)
-        return [float(np.percentile(level, 99)) for level in grey_levels(target)]
+        return [float(np.percentile(level, 99)) for level in gray_levels(target)]
 
     assert brightest(True)[20] > 0.9
     assert brightest(False)[20] < 0.6
@@ -224,7 +230,7 @@ def test_styles(tmp_path: Path, style: str) -> None:
 # ---- what is kept beside it
 
 
-def test_maps_as_pictures(tmp_path: Path) -> None:
+def test_maps_as_images(tmp_path: Path) -> None:
     made = makers.plain(tmp_path, 18)
     result = run(made.path, tmp_path / "out.mp4", save_maps=f"{tmp_path}/maps/")
     assert result.maps == tmp_path / "maps"
@@ -239,16 +245,16 @@ def test_maps_as_pictures(tmp_path: Path) -> None:
         assert read_barcode(as_picture(pixels / 65535)) == k
 
 
-def test_maps_as_a_grey_video(tmp_path: Path) -> None:
+def test_maps_as_a_gray_video(tmp_path: Path) -> None:
     made = makers.vfr(tmp_path)
-    run(made.path, tmp_path / "out.mp4", save_maps=tmp_path / "grey.mp4")
-    with open_video(tmp_path / "grey.mp4") as video:
+    run(made.path, tmp_path / "out.mp4", save_maps=tmp_path / "gray.mp4")
+    with open_video(tmp_path / "gray.mp4") as video:
         assert (video.info.width, video.info.height) == (256, 192)
         assert video.info.sample_aspect_ratio == Fraction(192, 128) / Fraction(256, 192)
         frames = list(video)
     assert [frame.time for frame in frames] == [frame.time for frame in read_frames(made.path)]
     assert [read_barcode(frame.to_rgb()) for frame in frames] == made.numbers
-    assert max(np.ptp(frame.to_rgb().astype(int), axis=2).max() for frame in frames) <= 3  # no colour
+    assert max(np.ptp(frame.to_rgb().astype(int), axis=2).max() for frame in frames) <= 3  # no color
 
 
 def test_statistics(tmp_path: Path) -> None:
@@ -334,7 +340,7 @@ def test_wrong_options(
     assert files(tmp_path) == {"plain.mp4"}
 
 
-def test_pictures_are_not_written_as_video(tmp_path: Path) -> None:
+def test_still_images_are_not_written_as_video(tmp_path: Path) -> None:
     made = makers.still(tmp_path)
     with pytest.raises(OptionError, match=r"must end in \.png"):
         run(made.path, tmp_path / "out.mp4")
@@ -353,7 +359,8 @@ def test_a_file_without_video_leaves_nothing(tmp_path: Path) -> None:
 def test_with_weights_from_a_file(tmp_path: Path) -> None:
     save_model(TinyHD(TinyHDConfig(channel_reduction=4, decoders=("d2",), output_stride=4)), tmp_path / "m.safetensors")
     made = makers.plain(tmp_path, 3)
-    result = tinyhd.annotate(made.path, model=tmp_path / "m.safetensors", device="cpu", precision="bfloat16")
+    inference = tinyhd.InferenceOptions(model=str(tmp_path / "m.safetensors"), device="cpu", backend="torch")
+    result = tinyhd.annotate(made.path, inference=inference)
     assert codes(result.output) == made.numbers
 
 
@@ -396,7 +403,15 @@ def test_nothing_waits_for_the_garbage_collector(tmp_path: Path, normalize: str)
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
-    assert not left & {"VideoCodecContext", "OutputContainer", "InputContainer", "Graph", "VideoWriter", "MapSpool"}
+    assert not left & {
+        "VideoCodecContext",
+        "OutputContainer",
+        "InputContainer",
+        "Graph",
+        "VideoWriter",
+        "MapSpool",
+        "ZipFile",
+    }
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")

@@ -38,8 +38,7 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     from tinyhd.video.encoders import resolve_encoder
 
     files, is_batch = expand_inputs(options.inputs)
-    single = is_batch or options.output_dir is not None
-    if options.output is not None and single:
+    if options.output is not None and (is_batch or options.output_dir is not None):
         raise OptionError("-o is for one input; with several, a folder or a glob, or with --output-dir, leave it out.")
     if template.get("track") and is_batch:
         raise OptionError("--track is for one input.")

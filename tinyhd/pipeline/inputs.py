@@ -22,7 +22,7 @@ MEDIA_SUFFIXES = frozenset(
 def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], bool]:
     """Files, folders and globs -> (files, whether they are a batch).
 
-    A folder stands for the videos and pictures in it (not in its subfolders, and not what this tool wrote), sorted; a
+    A folder stands for the videos and still images in it (not in its subfolders, and not what this tool wrote), sorted; a
     glob (`*`, `?`, `[`, and `**` for subfolders) for what it matches, unless a file has that very name. Each file
     comes once. It is a batch where several arguments, a folder or a glob were given, however many files they hold.
 
@@ -38,7 +38,7 @@ def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> tuple[list[Pat
             batch = True
             found = sorted(child for child in path.iterdir() if _is_media(child))
             if not found:
-                raise InputError(f"there is no video or picture in the folder {argument!r}.")
+                raise InputError(f"there is no video or still image in the folder {argument!r}.")
             files += found
         elif not os.path.lexists(path) and glob.has_magic(argument):
             batch = True

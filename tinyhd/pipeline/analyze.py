@@ -19,7 +19,7 @@ from tinyhd.inference.prefetch import prefetch
 from tinyhd.options import InferenceOptions
 from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackWriter, identify
 from tinyhd.video.frame import Frame
-from tinyhd.video.reader import VideoReader, open_video
+from tinyhd.video.reader import VideoReader, open_video, probe
 
 Seconds = float | Fraction
 Progress = Callable[[int, int | None], None]
@@ -70,6 +70,36 @@ def analyze(
             if progress:
                 progress(done, run.expected_frames)
     return SaliencyTrack(memory if memory is not None else Path(str(output)))
+
+
+@contextlib.contextmanager
+def track_of(
+    input: StrPath,
+    track: StrPath | SaliencyTrack | None = None,
+    *,
+    inference: InferenceOptions | None = None,
+    backend: Backend | None = None,
+    start: Seconds | None = None,
+    end: Seconds | None = None,
+    progress: Progress | None = None,
+) -> Iterator[SaliencyTrack]:
+    """The track of a video for the time of the body: the one given, once it was found to belong to the video, or else a
+    new one, kept in memory.
+
+    Args:
+        track: what `analyze` made of this video, or a file with it: the network is not run.
+
+    The rest, and what is raised, is as for `analyze`.
+    """
+    if track is None:
+        track = analyze(input, inference=inference, backend=backend, start=start, end=end, progress=progress)
+    with contextlib.ExitStack() as stack:
+        if not isinstance(track, SaliencyTrack):
+            track = stack.enter_context(SaliencyTrack(track))
+        info = probe(input)
+        track.check_source(input, info.width, info.height)
+        track.check_range(_number(start), _number(end))
+        yield track
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ from tinyhd.errors import InputError
 from tinyhd.render.colors import DEFAULT_COLORMAP, DEFAULT_OPACITY
 from tinyhd.render.normalize import SmoothedRange, normalize_map
 from tinyhd.render.overlay import Overlay
-from tinyhd.saliency.stats import StatsComputer, StatsWriter
+from tinyhd.saliency.stats import StatsComputer
+from tinyhd.saliency.table import StatsWriter
 from tinyhd.saliency.writers import open_maps_writer
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.png import encode_png

@@ -22,7 +22,7 @@ class FakeBackend:
     model_hash = "sha256:" + "0" * 64
 
 
-class GreyModel(FakeBackend):
+class GrayModel(FakeBackend):
     """`Backend` with a map for each of a clip's 16 frames: (N, 3, 16, H, W) -> (N, 16, H, W) in 0 to `SCALE`."""
 
     def __init__(self, sampling_rate: float = 0.0) -> None:
@@ -36,6 +36,6 @@ class GreyModel(FakeBackend):
 
 
 def as_picture(saliency: np.ndarray) -> np.ndarray:
-    """A map of `GreyModel`, (H, W), as the RGB picture that it was: uint8 (H, W, 3)."""
+    """A map of `GrayModel`, (H, W), as the RGB picture that it was: uint8 (H, W, 3)."""
     grey = np.rint(np.clip(saliency / SCALE, 0, 1) * 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

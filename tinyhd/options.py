@@ -251,8 +251,5 @@ def _check(name: str, value: Any, choice: Choice) -> None:
     low, high = choice.minimum, choice.maximum
     too_low, too_high = low is not None and not value >= low, high is not None and not value <= high
     if too_low or too_high:
-        if low is None:
-            limits = f"{high:g} or less"
-        else:
-            limits = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+        limits = f"{high:g} or less" if low is None else f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
         raise OptionError(f"{name} is {value}; it must be {limits}.")

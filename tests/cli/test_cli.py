@@ -21,7 +21,7 @@ from makers import read_barcode
 import tinyhd
 from tinyhd.cli import messages
 from tinyhd.cli.main import annotate_main as main
-from tinyhd.cli.main import main as tinyhd_main
+from tinyhd.cli.main import main as main_with_command
 from tinyhd.errors import InputError
 from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.pipeline.batch import Job
@@ -121,6 +121,23 @@ def test_every_option_is_a_flag(options: type, capsys: pytest.CaptureFixture[str
     for field in dataclasses.fields(options):
         negated = "no-" if field.default is True else ""
         assert f"--{negated}{field.name.replace('_', '-')}" in help
+
+
+def test_analyze_then_annotate_from_the_track(folder: Path, models: list[InferenceOptions]) -> None:
+    clip(folder / "in.mp4", 20)
+    clip(folder / "other.mp4", 20, first=20)
+    assert main_with_command(["analyze", "in.mp4"]) == 0
+    assert main_with_command(["annotate", "in.mp4", "--track", "in.track.npz", "--stats", "s.csv"]) == 0
+    assert len(models) == 1
+    assert codes(folder / "in.saliency.mp4") == list(range(20))
+    assert main_with_command(["annotate", "other.mp4", "--track", "in.track.npz"]) == 1
+    assert files(folder) == {"in.mp4", "other.mp4", "in.track.npz", "in.saliency.mp4", "s.csv"}
+
+
+def test_a_track_is_used_for_one_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(folder / "in.mp4")
+    assert main(["in.mp4", "in.mp4", "--track", "in.track.npz"]) == 2
+    assert "--track is for one input" in capsys.readouterr().err
 
 
 def test_a_name_that_starts_with_a_dash(folder: Path) -> None:

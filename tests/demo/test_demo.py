@@ -13,7 +13,7 @@ if not REQUIRE_ALL:
     pytest.importorskip("gradio", reason="the demo's extra is not installed")
 
 import av
-from fakes import SCALE, GreyModel, as_picture
+from fakes import SCALE, GrayModel, as_picture
 from makers import WIDTH, external_reference, make_video, playlist, read_barcode, rotated, still
 
 from demo import work
@@ -44,7 +44,7 @@ class StubModels:
     """`Models` with a model that costs nothing and counts how often it was asked for."""
 
     def __init__(self):
-        self.model = GreyModel()
+        self.model = GrayModel()
 
     def get(self, name):
         return self.model
@@ -56,7 +56,7 @@ class StubModels:
 def looked_at(store, path, limits=None):
     """A job whose maps are kept, and its steps."""
     job = store.create(path)
-    steps = list(analyse(job, GreyModel(), limits or Limits(), Look()))
+    steps = list(analyse(job, GrayModel(), limits or Limits(), Look()))
     return job, steps
 
 
@@ -84,7 +84,7 @@ def test_limit_of_frames_holds_whatever_the_header_says(store, tmp_path, monkeyp
     assert limits.frames == 10
     job = store.create(video)
     with pytest.raises(InputError, match="more than 10 frames"):
-        list(analyse(job, GreyModel(), limits, Look()))
+        list(analyse(job, GrayModel(), limits, Look()))
     assert not job.ready()
 
 
@@ -197,7 +197,7 @@ def test_a_turned_video_gets_an_upright_copy_with_its_times(store, tmp_path):
 
 def test_closing_the_work_leaves_nothing_half_written(store, tmp_path):
     job = store.create(make_video(tmp_path / "clip.avi", 40, codec="mpeg4"))
-    steps = analyse(job, GreyModel(), Limits(), Look())
+    steps = analyse(job, GrayModel(), Limits(), Look())
     next(steps)
     steps.close()
     assert [path.name for path in job.folder.iterdir()] == ["clip.avi"]
@@ -210,17 +210,17 @@ def test_playlists_are_refused_before_they_open_anything(store, tmp_path, kind):
     target = make_video(tmp_path / "secret.mp4", 4)
     job = store.create(playlist(tmp_path, kind, "video.mp4", str(target)))
     with pytest.raises(InputError, match="playlist"):
-        list(analyse(job, GreyModel(), Limits(), Look()))
+        list(analyse(job, GrayModel(), Limits(), Look()))
     plain = store.create(playlist(tmp_path, kind, f"list.{'m3u8' if kind == 'hls' else 'txt'}", str(target)))
     with pytest.raises(InputError, match="playlist"):
-        list(analyse(plain, GreyModel(), Limits(), Look()))
+        list(analyse(plain, GrayModel(), Limits(), Look()))
 
 
 def test_a_video_that_refers_to_another_file_shows_nothing_of_it(store, tmp_path):
     target = make_video(tmp_path / "secret.mp4", 4)
     job = store.create(external_reference(tmp_path, target))
     with pytest.raises(InputError):
-        list(analyse(job, GreyModel(), Limits(), Look()))
+        list(analyse(job, GrayModel(), Limits(), Look()))
 
 
 # ---- drawing

@@ -20,7 +20,7 @@ from conftest import REQUIRE_ALL
 if not REQUIRE_ALL:
     pytest.importorskip("gradio", reason="the demo's extra is not installed")
 from conftest import skip_or_fail
-from fakes import GreyModel
+from fakes import GrayModel
 from gradio_client import Client, handle_file
 from makers import make_video, playlist, read_barcode, still
 
@@ -35,7 +35,7 @@ class StubModels:
     """`Models` whose model costs nothing, waits as long as it is told, and counts."""
 
     def __init__(self):
-        self.grey = GreyModel()
+        self.grey = GrayModel()
         self.may_run = threading.Event()
         self.may_run.set()
         self.seconds_each = 0.0

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fakes import GreyModel
+from fakes import GrayModel
 from torch import Tensor
 
 from tinyhd import predict
@@ -93,7 +93,7 @@ def test_videos_are_not_converted_to_rgb(tmp_path: Path, monkeypatch: pytest.Mon
         raise AssertionError("the whole frame was converted")
 
     monkeypatch.setattr(Frame, "to_rgb", refuse)
-    assert len(list(predict_video(makers.plain(tmp_path, 20).path, GreyModel()))) == 20
+    assert len(list(predict_video(makers.plain(tmp_path, 20).path, GrayModel()))) == 20
 
 
 def test_thumbnail_is_luma() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import makers
 import pytest
 import torch
-from fakes import GreyModel
+from fakes import GrayModel
 from torch import Tensor
 
 from tinyhd import encode, predict, video
@@ -105,7 +105,7 @@ def fail_at(number: int, error: BaseException, function: Any) -> Any:
     return failing
 
 
-class FailingModel(GreyModel):
+class FailingModel(GrayModel):
     def __init__(self, error: BaseException) -> None:
         super().__init__()
         self.error = error
@@ -122,7 +122,7 @@ def test_a_failing_stage_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException
 ) -> None:
     source = makers.plain(tmp_path, 200).path
-    model, progress = GreyModel(), None
+    model, progress = GrayModel(), None
     converted = [0]
     convert = video.PictureConverter.__call__
 
@@ -152,8 +152,8 @@ def test_order_and_values_do_not_depend_on_threads(tmp_path: Path) -> None:
     from tinyhd.video.reader import read_frames
 
     source = makers.plain(tmp_path, 61).path
-    beside = list(predict_video(source, GreyModel()))
-    alone = list(predict_frames(read_frames(source), GreyModel()))
+    beside = list(predict_video(source, GrayModel()))
+    alone = list(predict_frames(read_frames(source), GrayModel()))
     assert [p.frame.index for p in beside] == [p.frame.index for p in alone] == list(range(61))
     for a, b in zip(beside, alone, strict=True):
         assert torch.equal(torch.from_numpy(a.map), torch.from_numpy(b.map))

@@ -27,7 +27,7 @@ def main(count: int) -> None:
     import fiftyone as fo
     import fiftyone.operators as foo
     import makers
-    from fakes import GreyModel
+    from fakes import GrayModel
     from fiftyone.core.odm.database import get_db_conn
     from fiftyone.operators.delegated import DelegatedOperationService
 
@@ -36,7 +36,7 @@ def main(count: int) -> None:
     operator = foo.get_operator("@tinyhd/saliency/compute_saliency")
     memory: list[tuple[int, float]] = []
 
-    class Model(GreyModel):
+    class Model(GrayModel):
         def __call__(self, clips: Any) -> Any:
             result = super().__call__(clips)
             if self.clips % (count // 5) == 0:  # two clips a video

@@ -11,7 +11,7 @@ import av
 import makers
 import numpy as np
 import pytest
-from fakes import GreyModel
+from fakes import GrayModel
 
 import tinyhd
 
@@ -31,9 +31,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GreyModel:
+def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
     """A model that costs nothing, in place of the trained one."""
-    model = GreyModel()
+    model = GrayModel()
     monkeypatch.setattr(tinyhd, "load_model", lambda *_, **__: model)
     monkeypatch.setattr(plugin("estimate"), "_frames_per_second", lambda _: 20.0)
     return model
@@ -98,7 +98,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def test_maps_and_numbers_are_those_of_the_model(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     result = operator()(dataset, maps_dir=str(tmp_path))
@@ -129,7 +129,7 @@ def test_maps_and_numbers_are_those_of_the_model(
 
 
 def test_stride_thins_maps_not_numbers(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     operator()(dataset, maps_dir=str(tmp_path), stride=8)
@@ -141,7 +141,7 @@ def test_stride_thins_maps_not_numbers(
 
 
 def test_fixed_brightness_compares_videos(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     operator()(dataset, field="fixed", maps_dir=str(tmp_path), normalize="none")
@@ -155,7 +155,7 @@ def test_fixed_brightness_compares_videos(
 
 
 def test_attention_inside_detections(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     sample = dataset.first()
@@ -178,7 +178,7 @@ def test_attention_inside_detections(
 
 
 def test_metadata_is_filled_without_ffprobe(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path
 ) -> None:
     dataset = make_dataset(makers.rotated(tmp_path).path)
     operator()(dataset, maps_dir=str(tmp_path / "maps"))
@@ -188,7 +188,7 @@ def test_metadata_is_filled_without_ffprobe(
 
 
 def test_variable_rate_and_late_start_are_told(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path
 ) -> None:
     made = [makers.vfr(tmp_path), makers.late_video(tmp_path), makers.plain(tmp_path)]
     dataset = make_dataset(*(m.path for m in made))
@@ -206,7 +206,7 @@ def test_variable_rate_and_late_start_are_told(
 
 
 def test_streaming_in_the_app(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     ctx = context(dataset, maps_dir=str(tmp_path))
@@ -223,7 +223,7 @@ def test_streaming_in_the_app(
 
 
 def test_a_waiting_caller_gets_a_result(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     import fiftyone.operators as foo
 
@@ -235,7 +235,7 @@ def test_a_waiting_caller_gets_a_result(
 
 
 def test_delegated(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     from fiftyone.operators.delegated import DelegatedOperationService
 
@@ -254,7 +254,7 @@ def test_delegated(
 
 
 def test_delegated_run_stops_when_marked_failed(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     from bson import ObjectId
     from fiftyone.operators.delegated import DelegatedOperationService
@@ -265,7 +265,7 @@ def test_delegated_run_stops_when_marked_failed(
     def fail_in_second(clips: Any) -> Any:
         if grey.clips == 2:  # each video takes two
             DelegatedOperationService().set_failed(operation)
-        return GreyModel.__call__(grey, clips)
+        return GrayModel.__call__(grey, clips)
 
     fail_in_second.maps_per_clip = 16  # type: ignore[attr-defined]
     tinyhd.load_model = lambda *_, **__: fail_in_second  # type: ignore[assignment] # `grey` restores it
@@ -279,7 +279,7 @@ def test_cancel_leaves_whole_videos_and_resume_goes_on(
     how: str,
     make_dataset: Make,
     plugin: Modules,
-    grey: GreyModel,
+    grey: GrayModel,
     talkative: None,
     videos: list[Path],
     tmp_path: Path,
@@ -310,7 +310,7 @@ def test_cancel_leaves_whole_videos_and_resume_goes_on(
 
 
 def test_what_a_killed_run_left_is_swept(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos[:2])
     operator()(dataset, maps_dir=str(tmp_path))
@@ -328,7 +328,7 @@ def test_what_a_killed_run_left_is_swept(
 
 
 def test_computing_again_takes_new_names_and_removes_the_old_maps(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     operator()(dataset, maps_dir=str(tmp_path))
@@ -341,7 +341,7 @@ def test_computing_again_takes_new_names_and_removes_the_old_maps(
 
 
 def test_bad_videos_are_counted_and_do_not_stop_the_run(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     corrupt = tmp_path / "corrupt.mp4"
     corrupt.write_bytes(videos[0].read_bytes()[:300] + bytes(5000))
@@ -368,7 +368,7 @@ def test_bad_videos_are_counted_and_do_not_stop_the_run(
 
 
 def test_an_unexpected_error_of_one_video_is_recorded_too(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     dataset = make_dataset(*videos[:2])
     save = plugin("compute")._Video._save_frames
@@ -390,7 +390,7 @@ def test_an_unexpected_error_of_one_video_is_recorded_too(
 
 
 def test_an_error_of_a_streamed_run_is_shown(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("no space left")
@@ -413,7 +413,7 @@ def test_an_error_of_a_streamed_run_is_shown(
 
 
 def test_one_run_at_a_time_in_a_field(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     with contextlib.closing(operator().execute(context(dataset, maps_dir=str(tmp_path)))) as stream:
@@ -428,7 +428,7 @@ def test_one_run_at_a_time_in_a_field(
 
 
 def test_the_record_of_a_run(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     operator()(dataset, maps_dir=str(tmp_path), stride=2)
@@ -451,7 +451,7 @@ def test_the_record_of_a_run(
 # ---- forms
 
 
-def test_form(make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path) -> None:
+def test_form(make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path) -> None:
     dataset = make_dataset(*videos)
     shown = form(dataset)
     assert {"view_target", "field", "model", "device", "stride", "normalize", "maps_dir", "skip_existing"} <= set(shown)
@@ -486,7 +486,7 @@ def test_form_says_what_is_wrong(
     fo: ModuleType,
     make_dataset: Make,
     plugin: Modules,
-    grey: GreyModel,
+    grey: GrayModel,
     videos: list[Path],
     tmp_path: Path,
 ) -> None:
@@ -504,7 +504,7 @@ def test_form_says_what_is_wrong(
 
 
 def test_only_whole_videos(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     sample = dataset.first()
@@ -521,7 +521,7 @@ def test_only_whole_videos(
 
 
 def test_a_slice_of_a_grouped_dataset(
-    fo: ModuleType, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = fo.Dataset()
     try:
@@ -544,7 +544,7 @@ def test_a_slice_of_a_grouped_dataset(
 
 
 def test_delete_removes_that_run_only(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     sample = dataset.first()

@@ -16,7 +16,7 @@ import makers
 import numpy as np
 import pytest
 from conftest import skip_or_fail
-from fakes import GreyModel
+from fakes import GrayModel
 from makers import read_barcode
 from plugin_database import PLUGIN_FOLDER, environ
 
@@ -31,9 +31,9 @@ Modules = Callable[[str], Any]
 
 
 @pytest.fixture
-def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GreyModel:
+def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
     """A model that costs nothing, in place of the trained one."""
-    model = GreyModel()
+    model = GrayModel()
     monkeypatch.setattr(tinyhd, "load_model", lambda *_, **__: model)
     return model
 
@@ -64,7 +64,7 @@ def context(dataset: Any, **params: Any) -> Any:
 
 
 def test_annotated_videos_as_a_media_field(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
@@ -85,7 +85,7 @@ def test_annotated_videos_as_a_media_field(
     assert (again["skipped"], again["failed"]) == (2, 1)
 
 
-def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, grey: GreyModel, videos: list[Path]) -> None:
+def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, grey: GrayModel, videos: list[Path]) -> None:
     dataset = fo.Dataset()
     try:
         dataset.add_group_field("group", default="video")
@@ -107,7 +107,7 @@ def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, grey: Grey
 
 
 def test_annotating_can_be_cancelled(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(plugin("progress"), "REPORT_SECONDS", 0)
     monkeypatch.setattr(plugin("annotate"), "REPORT_SECONDS", 0.001)
@@ -124,7 +124,7 @@ def test_annotating_can_be_cancelled(
 # ---- playable copies
 
 
-def test_videos_are_made_playable(make_dataset: Make, plugin: Modules, grey: GreyModel, tmp_path: Path) -> None:
+def test_videos_are_made_playable(make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path) -> None:
     made = [makers.plain(tmp_path), makers.foreign_audio(tmp_path), makers.vfr(tmp_path), makers.late_video(tmp_path)]
     old = [str(m.path) for m in made]
     dataset = make_dataset(*(m.path for m in made))
@@ -175,7 +175,7 @@ def panel_messages(ctx: Any) -> dict[str, Any]:
 
 
 def test_panel_over_time(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     panel = operator("saliency_over_time")
@@ -200,7 +200,7 @@ def test_panel_over_time(
 
 
 def test_panel_overview(
-    make_dataset: Make, plugin: Modules, grey: GreyModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(
         *videos, makers.make_video(tmp_path / "flat.mp4", COUNT, transform=lambda rgb, _: rgb * 0 + 9)

@@ -22,10 +22,10 @@ import json, sys
 import fiftyone as fo, fiftyone.operators as foo
 from fiftyone.operators.executor import Executor
 import tinyhd
-from fakes import GreyModel
+from fakes import GrayModel
 
 assert not fo.config.singleton_cache
-tinyhd.load_model = lambda *_, **__: GreyModel()
+tinyhd.load_model = lambda *_, **__: GrayModel()
 name, request = sys.argv[1], json.loads(sys.argv[2])
 operator = foo.get_operator("@tinyhd/saliency/" + name)
 result = operator.execute(foo.ExecutionContext(request, executor=Executor(), operator_uri=operator.uri))

@@ -10,7 +10,8 @@ import pytest
 from makers import HARD_FILES
 
 from tinyhd.errors import OptionError
-from tinyhd.render.colors import STYLES, color_table
+from tinyhd.options import STYLES, RenderOptions
+from tinyhd.render.colors import color_table
 from tinyhd.render.normalize import SmoothedRange, normalize_map
 from tinyhd.render.overlay import Overlay, to_yuv
 from tinyhd.video.frame import Frame, VideoInfo
@@ -90,7 +91,7 @@ def test_normalize() -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_alpha_follows_attention(style: str) -> None:
-    alpha = color_table(style, "turbo", 0.5)[:, 3]
+    alpha = color_table(RenderOptions(style, "turbo", 0.5))[:, 3]
     if style == "heatmap":
         assert (alpha == 1).all()
     elif style == "spotlight":
@@ -105,7 +106,7 @@ def test_alpha_follows_attention(style: str) -> None:
 
 @pytest.mark.parametrize("name", ["turbo", "inferno", "viridis", "jet", "magma", "gray"])
 def test_heatmap_has_the_colours_of_the_map(name: str) -> None:
-    table = color_table("heatmap", name, 1)[:, :3]
+    table = color_table(RenderOptions("heatmap", name, 1))[:, :3]
     np.testing.assert_allclose(table[[0, 128, 255]], np.asarray(cmap.Colormap(name)([0, 128 / 255, 1.0]))[:, :3])
 
 
@@ -113,14 +114,14 @@ def test_heatmap_has_the_colours_of_the_map(name: str) -> None:
     ("arguments", "message"),
     [
         (("poster", "turbo", 0.5), "must be one of overlay"),
-        (("overlay", "nonsense", 0.5), "no colour map 'nonsense'"),
-        (("overlay", "turbo", 1.5), "between 0 and 1"),
-        (("overlay", "turbo", float("nan")), "between 0 and 1"),
+        (("overlay", "nonsense", 0.5), "no color map 'nonsense'"),
+        (("overlay", "turbo", 1.5), "must be 0 to 1"),
+        (("overlay", "turbo", float("nan")), "must be 0 to 1"),
     ],
 )
 def test_wrong_options(arguments: tuple[str, str, float], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        color_table(*arguments)
+        color_table(RenderOptions(*arguments))
 
 
 @pytest.mark.parametrize("colorspace", [1, 2, 5, 6, 9])
@@ -156,7 +157,7 @@ def test_where_nobody_looks_the_picture_is_untouched(tmp_path: Path, name: str, 
 def test_where_people_look_is_the_colour(tmp_path: Path, name: str) -> None:
     info, frame = first_frame(tmp_path, name)
     before = frame.to_rgb().astype(float)
-    result = Overlay(info, opacity=0.5)(frame.image, half_map()).to_ndarray(format="rgb24").astype(float)
+    result = Overlay(info, RenderOptions(opacity=0.5))(frame.image, half_map()).to_ndarray(format="rgb24").astype(float)
     peak = np.asarray(cmap.Colormap("turbo")(1.0).rgba[:3]) * 255
     rows, columns = slice(info.height // 2 - 3, info.height // 2 + 3), slice(info.width // 4, info.width // 3)
     expected = 0.5 * before[rows, columns] + 0.5 * peak
@@ -166,7 +167,9 @@ def test_where_people_look_is_the_colour(tmp_path: Path, name: str) -> None:
 def test_spotlight_darkens_where_nobody_looks(tmp_path: Path) -> None:
     info, frame = first_frame(tmp_path, "bt709")
     before = frame.to_rgb().astype(float)
-    result = Overlay(info, style="spotlight", opacity=0.5)(frame.image, half_map()).to_ndarray(format="rgb24")
+    result = Overlay(info, RenderOptions(style="spotlight", opacity=0.5))(frame.image, half_map()).to_ndarray(
+        format="rgb24"
+    )
     np.testing.assert_array_equal(result[:, :90], frame.to_rgb()[:, :90])
     assert np.abs(result[:, 110:] - 0.5 * before[:, 110:]).mean() < 2
 
@@ -176,7 +179,9 @@ def test_gray_heatmap_can_be_read_back(tmp_path: Path, name: str) -> None:
     info, frame = first_frame(tmp_path, name)
     y, x = np.mgrid[:192, :256] / [[[192]], [[256]]]
     saliency = np.exp(-((x - 0.3) ** 2 + (y - 0.6) ** 2) / 0.05).astype(np.float32)
-    result = Overlay(info, style="heatmap", colormap="gray")(frame.image, saliency).to_ndarray(format="rgb24")
+    result = Overlay(info, RenderOptions(style="heatmap", colormap="gray"))(frame.image, saliency).to_ndarray(
+        format="rgb24"
+    )
     scaled = result.mean(2) / 255
     expected = saliency[::3][:, ::4]  # 64 x 64 samples
     sampled = scaled[np.arange(64) * 2][:, (np.arange(64) * 3)]
@@ -188,7 +193,7 @@ def test_gray_heatmap_can_be_read_back(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(("name", "for_video"), [("plain", True), ("odd_size", True), ("odd_size", False)])
 def test_size_and_tags(tmp_path: Path, name: str, for_video: bool, style: str) -> None:
     info, frame = first_frame(tmp_path, name)
-    overlay = Overlay(info, style=style, for_video=for_video)
+    overlay = Overlay(info, RenderOptions(style=style), for_video=for_video)
     result = overlay(frame.image, half_map())
     assert (result.width, result.height) == overlay.size
     width, height = overlay.size
@@ -214,8 +219,8 @@ def test_odd_pictures_grow_by_a_copy_of_their_edge(tmp_path: Path) -> None:
 
 def test_side_by_side_shows_the_picture_and_the_overlay(tmp_path: Path) -> None:
     info, frame = first_frame(tmp_path, "plain")
-    both = planes(Overlay(info, style="side-by-side")(frame.image, half_map()))
-    overlay = planes(Overlay(info, style="overlay")(frame.image, half_map()))
+    both = planes(Overlay(info, RenderOptions(style="side-by-side"))(frame.image, half_map()))
+    overlay = planes(Overlay(info, RenderOptions(style="overlay"))(frame.image, half_map()))
     for picture, drawn, pair in zip(planes(frame.image), overlay, both, strict=True):
         np.testing.assert_array_equal(pair, np.hstack([picture, drawn]))
 
@@ -224,7 +229,7 @@ def test_side_by_side_shows_the_picture_and_the_overlay(tmp_path: Path) -> None:
 def test_the_given_picture_is_not_changed(tmp_path: Path, style: str) -> None:
     info, frame = first_frame(tmp_path, "plain")
     before, pts = planes(frame.image), frame.image.pts
-    overlay = Overlay(info, style=style)
+    overlay = Overlay(info, RenderOptions(style=style))
     for _ in range(3):
         assert overlay(frame.image, half_map()).pts == pts
     assert frame.image.pts == pts
@@ -234,7 +239,7 @@ def test_the_given_picture_is_not_changed(tmp_path: Path, style: str) -> None:
 
 def test_each_picture_gets_its_own_map(tmp_path: Path) -> None:
     with open_video(makers.plain(tmp_path, 8).path) as video:
-        overlay = Overlay(video.info, style="heatmap", colormap="gray")
+        overlay = Overlay(video.info, RenderOptions(style="heatmap", colormap="gray"))
         for k, frame in enumerate(video):
             result = overlay(frame.image, np.full((192, 256), k / 10, np.float32))
             assert result.to_ndarray(format="rgb24").mean() == pytest.approx(255 * k / 10, abs=1.5)

@@ -11,7 +11,8 @@ import pytest
 
 from tinyhd.errors import InputError, OptionError, OutputError
 from tinyhd.saliency.regions import Region, read_regions
-from tinyhd.saliency.stats import FrameStats, StatsComputer, StatsWriter
+from tinyhd.saliency.stats import FrameStats, StatsComputer
+from tinyhd.saliency.table import StatsWriter
 
 pytestmark = pytest.mark.filterwarnings("error")
 

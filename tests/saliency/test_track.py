@@ -12,7 +12,7 @@ import pytest
 
 from tinyhd.errors import InputError, OptionError, OutputError
 from tinyhd.saliency.resize import enlarge
-from tinyhd.saliency.track import CHUNK, SaliencyTrack, TrackInfo, TrackSource, TrackWriter, identify, shot_bounds
+from tinyhd.saliency.track import CHUNK_BYTES, SaliencyTrack, TrackInfo, TrackSource, TrackWriter, identify, shot_bounds
 
 SOURCE = TrackSource("clip.mp4", 1000, "0" * 64, 640, 360, frames=9)
 
@@ -35,7 +35,7 @@ def write(
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    count = 2 * CHUNK + 5  # three files of maps, the last one short
+    count = 2 * (CHUNK_BYTES // (2 * 48 * 64)) + 5  # three files of maps, the last one short
     maps = [blob(k / count, 0.5) * (1 + k) for k in range(count)]
     maps[3] = np.zeros((48, 64), np.float32)
     times = [k / 12.5 for k in range(count)]
@@ -87,7 +87,7 @@ def test_ten_minutes_are_small_and_memory_is_flat(tmp_path: Path) -> None:
     try:
         with TrackWriter(path) as writer:
             for k in range(15_000):
-                # as much detail as real maps have: these take 2.0 kB a sample, real ones 1.9 to 2.3
+                # coarse noise: more than the 1.9 kB a sample that maps of examples/bunny.mp4 take
                 noise = np.kron(rng.random((12, 16), np.float32), np.ones((4, 4), np.float32))
                 writer.add(k / 25, blob(0.5 + 0.4 * np.sin(k / 50), 0.5) * (0.9 + 0.1 * noise))
             writer.finish(TrackInfo(SOURCE, "m", "h"))
@@ -172,7 +172,9 @@ def test_another_video(tmp_path: Path) -> None:
         writer.finish(TrackInfo(identify(video, 640, 360), "m", "h"))
     with SaliencyTrack(path) as track:
         track.check_source(video, 640, 360)
-        with pytest.raises(InputError, match="of another video, 'a.mp4' .its file has 1000 bytes, this one 1001.: ana"):
+        with pytest.raises(
+            InputError, match=r"of another video, 'a\.mp4' .its file has 1000 bytes, this one 1001.: ana"
+        ):
             track.check_source(longer, 640, 360)
         with pytest.raises(InputError, match="its content is different"):
             track.check_source(other, 640, 360)
@@ -209,16 +211,14 @@ def test_part_of_a_video(
 
 
 def test_nothing_is_left_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), TrackWriter(tmp_path / "clip.track.npz") as writer:
-        writer.add(0, blob(0.5, 0.5))
-        raise ZeroDivisionError
+    with pytest.raises(IndexError), TrackWriter(tmp_path / "clip.track.npz") as writer:
+        writer.add(0, np.zeros(()))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_map_is_no_track(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no frame in the part"), TrackWriter(tmp_path / "x.npz") as writer:
+def test_no_map_is_no_track() -> None:
+    with TrackWriter(io.BytesIO()) as writer, pytest.raises(InputError, match="no frame in the part"):
         writer.finish(TrackInfo(SOURCE, "m", "h"))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_it_cannot_be_written(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     from tinyhd.pipeline.batch import Job, run_job
     from tinyhd.pipeline.inputs import expand_inputs
     from tinyhd.render.colors import color_table
-    from tinyhd.video.encoders import resolve_encoder
+    from tinyhd.video.writer import check_encoder
 
     files, is_batch = expand_inputs(options.inputs)
     if options.output is not None and (is_batch or options.output_dir is not None):
@@ -44,7 +44,7 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         raise OptionError("--track is for one input.")
     # what would fail for every input fails here
     if options.command == "annotate":
-        resolve_encoder(template["encoder"])
+        check_encoder(template["encoder"])
         color_table(template["render"])
     names = _OutputNames(files, is_batch, options)
     backend = None if template.get("track") else open_backend(template["inference"])
@@ -162,13 +162,13 @@ def _list_models() -> int:
 
     for name, info in MODELS.items():
         mark = " (default)" if name == DEFAULT_MODEL else ""
-        print(f"{name}{mark}: {info.provenance}; license: {info.license}")
+        print(f"{name}{mark}: {info.provenance}; license: {info.licence}")
     return DONE
 
 
 def export(_parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """`export`."""
-    from tinyhd.network.convert import export as write
+    from tinyhd.network.export import export as write
     from tinyhd.network.weights import load_model
 
     difference = write(load_model(options.model), options.output, overwrite=options.overwrite)

@@ -21,7 +21,7 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` at the first SIGINT and `Terminated` at the first SIGTERM or SIGHUP; the ones that follow
+    """Raise `KeyboardInterrupt` at the first SIGINT, `Terminated` at the first SIGTERM or SIGHUP; the ones that follow
     while the work unwinds change nothing, but after some seconds end the process."""
     first: float | None = None
 

@@ -144,10 +144,9 @@ def analysis(
         run = Analysis(reader, backend.display_scale, recorder.through(ahead) if recorder else ahead, start, end)
         yield run
         if writer and source and recorder:
-            part = {"start_seconds": _number(start), "end_seconds": _number(end)}
             run.track_info = writer.finish(
                 TrackInfo(
-                    source=replace(source, frames=run.frames, **part),
+                    source=replace(source, frames=run.frames, start_seconds=_number(start), end_seconds=_number(end)),
                     model=backend.model_name,
                     model_hash=backend.model_hash,
                     inference=inference.to_dict(),

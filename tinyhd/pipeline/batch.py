@@ -61,8 +61,8 @@ class Job:
         known = {entry.name for entry in fields(cls)} - set(groups)
         if unknown := sorted(set(left) - known):
             raise OptionError(f"there is no option {unknown[0]!r}.")
-        paths = {name: Path(left.pop(name)) for name in ("input", "output", "track") if name in left}
-        return cls(**paths, **left, **given)
+        given |= {name: Path(left.pop(name)) for name in ("input", "output", "track") if name in left}
+        return cls(**left, **given)
 
 
 def run_job(

@@ -22,7 +22,7 @@ MEDIA_SUFFIXES = frozenset(
 def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], bool]:
     """Files, folders and globs -> (files, whether they are a batch).
 
-    A folder stands for the videos and still images in it (not in its subfolders, and not what this tool wrote), sorted; a
+    A folder stands for the videos and still images in it (not in its subfolders, nor what this tool wrote), sorted; a
     glob (`*`, `?`, `[`, and `**` for subfolders) for what it matches, unless a file has that very name. Each file
     comes once. It is a batch where several arguments, a folder or a glob were given, however many files they hold.
 

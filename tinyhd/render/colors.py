@@ -5,15 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tinyhd.errors import OptionError
-
-STYLES = ("overlay", "heatmap", "side-by-side", "spotlight")
-
-
-DEFAULT_COLORMAP = "turbo"
-
-
-DEFAULT_OPACITY = {"overlay": 0.55, "side-by-side": 0.55, "spotlight": 0.75, "heatmap": 1.0}
-
+from tinyhd.options import RenderOptions
 
 # How a value in [0, 1] is shown by overlay and spotlight: raised to this power, so that secondary places do not vanish
 # beside the main one, then transparent below the first and fully opaque above the second number.
@@ -26,16 +18,13 @@ _TRANSPARENT_BELOW, _OPAQUE_ABOVE = 0.02, 0.4
 _LIT_ABOVE = 0.5  # spotlight
 
 
-def color_table(style: str, colormap: str, opacity: float) -> np.ndarray:
-    """Colour and alpha of each of 256 levels of attention: float (256, 4), RGB and alpha in [0, 1].
+def color_table(options: RenderOptions) -> np.ndarray:
+    """Color and alpha of each of 256 levels of attention: float (256, 4), RGB and alpha in [0, 1].
 
     Raises:
-        OptionError: no such style or colour map, or opacity outside [0, 1].
+        OptionError: there is no such color map.
     """
-    if style not in STYLES:
-        raise OptionError(f"style is {style!r}; it must be one of {', '.join(STYLES)}.")
-    if not 0 <= opacity <= 1:
-        raise OptionError(f"opacity is {opacity}; it must be between 0 and 1.")
+    style, colormap, opacity = options.style, options.colormap, options.effective_opacity
     level = np.linspace(0, 1, 256)
     if style == "heatmap":  # as it is, so that the picture can be read as a measurement
         return np.column_stack([_colors(colormap)(level), np.ones(256)])
@@ -47,14 +36,14 @@ def color_table(style: str, colormap: str, opacity: float) -> np.ndarray:
 
 
 def _colors(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A colour map: values in [0, 1], (N,) -> RGB in [0, 1], (N, 3)."""
+    """A color map: values in [0, 1], (N,) -> RGB in [0, 1], (N, 3)."""
     import cmap  # not needed for every style
 
     try:
         chosen = cmap.Colormap(name)
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(
-            f"there is no colour map {name!r}; turbo, inferno, magma, viridis, jet, hot and gray are some that exist."
+            f"there is no color map {name!r}; turbo, inferno, magma, viridis, jet, hot and gray are some that exist."
         ) from error
     return lambda values: np.asarray(chosen(values), float)[:, :3]
 

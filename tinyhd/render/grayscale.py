@@ -1,10 +1,22 @@
 """Maps as grayscale images, for viewers that color and stretch them."""
 
+import os
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
 
 import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
+
+from tinyhd.errors import OptionError
+from tinyhd.files import AtomicOutput, cannot_write
+from tinyhd.saliency.writers import MapsWriter, _NpzWriter
+from tinyhd.video.encoders import EncoderSettings
+from tinyhd.video.frame import Frame, VideoInfo
+from tinyhd.video.png import encode_png
+from tinyhd.video.writer import VIDEO_SUFFIXES, VideoWriter
 
 DISPLAY_SIDE = 480
 """Largest side of what `encode_display_map` makes: enough to look smooth over a large frame, as maps have no detail."""
@@ -29,3 +41,114 @@ def encode_display_map(shown: np.ndarray, width: int, height: int) -> bytes:
     frame = grey.reformat(width=size[0], height=size[1], interpolation="BICUBIC")
     frame.pts = 0
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+
+
+PNG_SCALE = 65535
+"""Pixel value of a map value of 1 in the 16-bit pictures; the models' maps lie between 0 and 1."""
+
+
+_GREY_CRF = 10
+
+
+_BT709, _LIMITED_RANGE = 1, 1  # numbers of ITU-T H.273 and FFmpeg
+
+
+class _FolderWriter(MapsWriter):
+    """A folder of 16-bit grey pictures, 000000.png, 000001.png ...: map value times `PNG_SCALE`."""
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        super().__init__(path)
+        self._pending = AtomicOutput(path, overwrite=overwrite, folder=True)
+        self._count = 0
+
+    def write(self, frame: Frame, saliency: np.ndarray) -> None:
+        pixels = np.rint(np.clip(saliency, 0, 1) * PNG_SCALE).astype(np.uint16)
+        try:
+            (self._pending.temporary / f"{self._count:06d}.png").write_bytes(encode_png(pixels))
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self._count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pending.__exit__(kind, error, traceback)
+
+
+class _VideoWriter(MapsWriter):
+    """A grey video of the maps as displayed (8 bits), at the times of the frames."""
+
+    wants_display = True
+
+    def __init__(self, path: Path, overwrite: bool, info: VideoInfo, shape: tuple[int, int], start: Fraction) -> None:
+        super().__init__(path)
+        self._start = start
+        height, width = shape
+        shown = info.sample_aspect_ratio * Fraction(info.width, info.height)
+        grey = replace(
+            info,
+            sample_aspect_ratio=shown / Fraction(width, height),
+            colorspace=_BT709,
+            color_range=_LIMITED_RANGE,
+            color_trc=_BT709,
+            color_primaries=_BT709,
+        )
+        settings = EncoderSettings(crf=_GREY_CRF)
+        self._video = VideoWriter(
+            path, grey, size=(width, height), settings=settings, keep_source=False, overwrite=overwrite
+        )
+
+    def write(self, frame: Frame, saliency: np.ndarray) -> None:
+        height, width = saliency.shape
+        image = av.VideoFrame.from_ndarray(
+            np.vstack(
+                [
+                    np.rint(16 + 219 * saliency).astype(np.uint8),
+                    np.full((height // 2, width), 128, np.uint8),  # both chroma planes
+                ]
+            ),
+            format="yuv420p",
+        )
+        self._video.write(image, frame.time - self._start)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._video.__exit__(kind, error, traceback)
+
+
+def open_maps_writer(
+    target: str | os.PathLike[str],
+    info: VideoInfo,
+    shape: tuple[int, int],
+    *,
+    start: Fraction = Fraction(0),
+    overwrite: bool = False,
+) -> MapsWriter:
+    """A writer for the maps (H, W) = `shape` of a video from `start` on, by the name of its target.
+
+    - `x.npz`: `maps`, float16 (N, H, W), as the model gives them, and `time_seconds`, float64 (N,).
+    - `folder/`, or a name without suffix: 000000.png ..., 16 bits grey, map value x 65535.
+    - `x.mp4` (.m4v, .mov): a grey video of the maps as they are displayed, that is normalised, 8 bits; it starts
+      at 0 as the annotated video does, while `time_seconds` is the source's.
+
+    Raises:
+        OptionError: the name ends in another way.
+        OutputError: it cannot be written.
+    """
+    path = Path(target)
+    if is_folder_name(target):
+        return _FolderWriter(path, overwrite)
+    if path.suffix.lower() == ".npz":
+        return _NpzWriter(path, overwrite)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return _VideoWriter(path, overwrite, info, shape, start)
+    raise OptionError(
+        f"maps cannot be saved as {os.fspath(target)!r}: name a .npz file, a folder (ending in /) "
+        "or a grey video (.mp4)."
+    )
+
+
+def is_folder_name(target: str | os.PathLike[str]) -> bool:
+    """Whether the name of a target for maps means a folder: there is one, it ends in a slash, or has no suffix."""
+    return Path(target).is_dir() or os.fspath(target).endswith(("/", os.sep)) or not Path(target).suffix

@@ -4,9 +4,6 @@ import math
 
 import numpy as np
 
-NORMALIZATIONS = ("frame", "video", "none")
-
-
 SMOOTHING_SECONDS = 1.0
 """About how long `SmoothedRange` looks back."""
 
@@ -41,3 +38,21 @@ def normalize_map(saliency: np.ndarray, value_range: tuple[float, float]) -> np.
     if not high > low:
         return np.zeros(saliency.shape, np.float32)
     return np.clip((saliency - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
+
+
+class Normalizer:
+    """Maps as they are displayed, in [0, 1], by one of the ways that `RenderOptions.normalize` names."""
+
+    def __init__(self, normalize: str, display_scale: float, video_range: tuple[float, float] | None = None) -> None:
+        """
+        Args:
+            normalize: frame, video or none.
+            display_scale: the map value that is drawn as full attention, for none.
+            video_range: smallest and largest value of the whole video, for video; None: as for frame.
+        """
+        self._fixed = {"none": (0.0, display_scale), "video": video_range}.get(normalize)
+        self._smoothed = SmoothedRange()
+
+    def __call__(self, saliency: np.ndarray, time_seconds: float, is_cut: bool) -> np.ndarray:
+        """A map (H, W) as float32 (H, W) in [0, 1]; frames come in order."""
+        return normalize_map(saliency, self._fixed or self._smoothed(saliency, time_seconds, is_cut))

@@ -11,7 +11,8 @@ import av.filter
 import numpy as np
 from av.video.plane import VideoPlane
 
-from tinyhd.render.colors import DEFAULT_COLORMAP, DEFAULT_OPACITY, color_table
+from tinyhd.options import RenderOptions
+from tinyhd.render.colors import color_table
 from tinyhd.video.frame import VideoInfo
 
 # ---- scale
@@ -49,27 +50,24 @@ class Overlay:
     def __init__(
         self,
         info: VideoInfo,
+        options: RenderOptions | None = None,
         *,
-        style: str = "overlay",
-        colormap: str = DEFAULT_COLORMAP,
-        opacity: float | None = None,
         for_video: bool = True,
     ) -> None:
         """
         Args:
             info: of the video; its frames' size, format and colour tags.
-            style: overlay, heatmap, side-by-side (the picture, then the overlay) or spotlight.
-            colormap: any name that the package `cmap` knows.
-            opacity: of the most attention (spotlight: how dark no attention is), 0 to 1; None: the style's own.
+            options: style, color map and opacity.
             for_video: make yuv420p pictures with even sizes, odd ones grown by a copy of the last line; otherwise
                 pictures have the frames' own format and size (side by side: even all the same).
 
         Raises:
             OptionError: a value that is not allowed.
         """
-        table = color_table(style, colormap, DEFAULT_OPACITY.get(style, 1) if opacity is None else opacity)
+        options = options or RenderOptions()
+        table = color_table(options)
         self._info = info
-        self._style, self._for_video = style, for_video
+        self._style, self._for_video = options.style, for_video
         full_range = info.color_range == 2
         vuya = np.empty((256, 4), np.uint8)
         vuya[:, 2::-1] = to_yuv(table[:, :3], info.colorspace, full_range)
@@ -78,7 +76,7 @@ class Overlay:
         self._graph: _BlendGraph | None = None
 
         # halves that lie side by side have to start at whole chroma samples
-        odd = (info.width % 2, info.height % 2) if for_video or style == "side-by-side" else (0, 0)
+        odd = (info.width % 2, info.height % 2) if for_video or options.style == "side-by-side" else (0, 0)
         self._picture_size = (info.width + odd[0], info.height + odd[1])
 
     @property

@@ -3,7 +3,7 @@
 A track is one `.track.npz` file, which NumPy reads too:
 
     track.json         the source, the model, the options, what is displayed as full attention
-    maps_000000.npy    uint16 (K, h, w), up to `CHUNK` samples: 0 to `LEVELS`, a map's own maximum
+    maps_000000.npy    uint16 (K, h, w), `chunk` samples (the last file: fewer): 0 to `LEVELS`, a map's own maximum
     ...
     peaks.npy          float32 (N,): the maxima as the model gave them
     times.npy          float64 (N,): seconds after the container's start, increasing
@@ -13,13 +13,13 @@ It is written while the video is read, and read back chunk by chunk: neither hol
 """
 
 import hashlib
+import itertools
 import json
 import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -34,8 +34,8 @@ from tinyhd.version import __version__
 TRACK_SUFFIX = ".track.npz"
 LEVELS = 1023
 """Steps of a stored value, from 0 to the map's maximum: half a step is less than a thousandth."""
-CHUNK = 128
-"""Samples that are stored, and read, together."""
+CHUNK_BYTES = 2**20
+"""About how much is stored, and read, together."""
 
 _FORMAT, _VERSION = "tinyhd-track", 1
 _HASHED_BYTES = 4 * 2**20
@@ -89,6 +89,8 @@ class TrackInfo:
     samples: int = 0
     shape: tuple[int, int] = (0, 0)
     """(h, w) of the stored maps."""
+    chunk: int = 1
+    """Samples a file."""
     damaged: bool = False
     warnings: tuple[str, ...] = ()
     """What was met while the video was read."""
@@ -134,7 +136,7 @@ class TrackWriter:
         self._times: list[float] = []
         self._cuts: list[float] = []
         self._low, self._high = np.inf, -np.inf
-        self._shape = (0, 0)
+        self._shape, self._chunk = (0, 0), 1
 
     def __enter__(self) -> Self:
         return self
@@ -143,12 +145,13 @@ class TrackWriter:
         """Append a map, float (h, w), not negative, and when it was seen, in seconds after the container's start."""
         peak = float(saliency.max())
         self._shape = (int(saliency.shape[0]), int(saliency.shape[1]))
+        self._chunk = max(1, CHUNK_BYTES // (2 * saliency.size))
         scaled = saliency * (LEVELS / peak) if peak > 0 else np.zeros(saliency.shape)
         self._waiting.append(np.rint(scaled).astype(np.uint16))
         self._low, self._high = min(self._low, float(saliency.min())), max(self._high, peak)
         self._peaks.append(peak)
         self._times.append(float(time))
-        if len(self._waiting) == CHUNK:
+        if len(self._waiting) == self._chunk:
             self._write_chunk()
 
     def add_cut(self, time: float) -> None:
@@ -168,6 +171,7 @@ class TrackWriter:
         values = asdict(info) | {
             "samples": len(self._times),
             "shape": self._shape,
+            "chunk": self._chunk,
             "value_range": (self._low, self._high),
         }
         self._write_array("peaks", np.array(self._peaks, np.float32))
@@ -259,7 +263,7 @@ class SaliencyTrack:
         except BaseException:
             self._zip.close()
             raise
-        self._chunk = lru_cache(maxsize=2)(self._read_chunk)
+        self._chunks: dict[int, np.ndarray] = {}
         self._shots = np.searchsorted(self.cuts, self.times + _SLACK_SECONDS, side="right")
 
     def __len__(self) -> int:
@@ -277,7 +281,7 @@ class SaliencyTrack:
 
     def sample(self, index: int) -> np.ndarray:
         """The map of a sample as the model gave it, float32 (h, w)."""
-        levels = self._chunk(index // CHUNK)[index % CHUNK]
+        levels = self._chunk(index // self.info.chunk)[index % self.info.chunk]
         return levels * np.float32(self._peaks[index] / LEVELS)
 
     def own_maps_at(self, times: Iterable[float]) -> Iterator[np.ndarray]:
@@ -368,11 +372,16 @@ class SaliencyTrack:
             raise self._damaged()
         return array
 
-    def _read_chunk(self, number: int) -> np.ndarray:
+    def _chunk(self, number: int) -> np.ndarray:
+        if number in self._chunks:
+            return self._chunks[number]
         levels = self._array(f"maps_{number:06d}", np.uint16)
-        count = min(CHUNK, len(self) - number * CHUNK)
+        count = min(self.info.chunk, len(self) - number * self.info.chunk)
         if levels.shape != (count, *self.info.shape):
             raise self._damaged()
+        while len(self._chunks) > 1:  # two, for the samples on both sides of a border
+            del self._chunks[next(iter(self._chunks))]
+        self._chunks[number] = levels
         return levels
 
 
@@ -380,8 +389,8 @@ def _parse_info(header: dict[str, Any]) -> TrackInfo:
     values = {name: header[name] for name in TrackInfo.__dataclass_fields__}
     low, high = values["value_range"]
     height, width = values["shape"]
-    if not (0 < height <= _MAX_SHAPE and 0 < width <= _MAX_SHAPE):
-        raise ValueError(f"a shape of {height}x{width}")
+    if not (0 < height <= _MAX_SHAPE and 0 < width <= _MAX_SHAPE and 0 < values["chunk"] < 2**20):
+        raise ValueError(f"chunks of {values['chunk']} x {height} x {width}")
     return TrackInfo(
         **values
         | {
@@ -401,4 +410,4 @@ def default_track(path: StrPath) -> Path:
 def shot_bounds(cuts: Sequence[float], start: float, end: float) -> list[tuple[float, float]]:
     """The shots of a video from `start` to `end` seconds: (start, end) of each, by the times of its cuts."""
     edges = [start, *(float(cut) for cut in cuts if start < cut < end), end]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))

@@ -82,7 +82,7 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
             "convert it to mp4 or mkv first."
         ) from error
     except av.error.FFmpegError as error:
-        raise InputError(f"{name} is no video file or is damaged beyond reading ({error.strerror}).") from error
+        raise InputError(f"{name} is not a video file, or is damaged beyond reading ({error.strerror}).") from error
 
 
 def _is_playlist(head: bytes) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from tinyhd.errors import OptionError, OutputError
 from tinyhd.files import AtomicOutput, check_suffix
+from tinyhd.options import EncoderOptions
 from tinyhd.video.audio import AudioTracks
 from tinyhd.video.containers import open_container
 from tinyhd.video.encoders import EncoderSettings, _ffmpeg_errors, _reason
@@ -244,3 +245,17 @@ def fine_time_base(time_base: Fraction) -> Fraction:
     while denominator < _MIN_TIMESCALE:
         denominator *= 2
     return Fraction(1, denominator)
+
+
+def check_encoder(options: EncoderOptions) -> None:
+    """Refuse what no video can be encoded with. Raises `OptionError`."""
+    EncoderSettings(options.codec, options.encoder, options.crf, options.preset)
+
+
+def open_writer(path: str | os.PathLike[str], info: VideoInfo, *, options: EncoderOptions, **rest: Any) -> VideoWriter:
+    return VideoWriter(
+        path,
+        info,
+        settings=EncoderSettings(options.codec, options.encoder, options.crf, options.preset),
+        **rest,
+    )

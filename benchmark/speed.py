@@ -34,8 +34,9 @@ from tinyhd.network.convert import CLIP_SHAPE, EXTRAS, is_installed
 from tinyhd.network.model import TinyHD, plain_convolutions
 from tinyhd.network.registry import DEFAULT_MODEL, MODELS
 from tinyhd.network.weights import load_model
+from tinyhd.options import EncoderOptions
 from tinyhd.pipeline.annotate import annotate
-from tinyhd.video.encoders import EncoderSettings
+from tinyhd.video.encoders import resolve_encoder
 from tinyhd.video.reader import probe
 
 BASELINE_BATCHES = (1, 4)
@@ -185,12 +186,12 @@ def measure_video(
 ) -> list[dict[str, Any]]:
     """Rows with `name`, `frames_per_second` and `times_reencode`, the duration over that of FFmpeg's re-encoding."""
     frames = probe(path).frame_count or 0
-    settings = EncoderSettings()
-    options = [part for key, value in settings.options().items() for part in (f"-{key}", value)]
+    encoder = resolve_encoder(EncoderOptions())
+    options = [part for key, value in encoder.options.items() for part in (f"-{key}", value)]
     with tempfile.TemporaryDirectory() as folder:
         runs: dict[str, Callable[[], object]] = {}
         if ffmpeg is not None:
-            command = [ffmpeg, "-y", "-loglevel", "error", "-i", str(path), "-an", "-c:v", settings.name, *options]
+            command = [ffmpeg, "-y", "-loglevel", "error", "-i", str(path), "-an", "-c:v", encoder.name, *options]
             reencode = [*command, str(Path(folder) / "reencoded.mp4")]
             runs["ffmpeg re-encode"] = lambda: subprocess.run(reencode, check=True)
         for backend in backends:

@@ -32,7 +32,7 @@ from tinyhd.saliency.writers import open_maps_writer
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.png import encode_png
 from tinyhd.video.reader import open_video
-from tinyhd.video.writer import VideoWriter
+from tinyhd.video.writer import VideoWriter, open_writer
 
 DEFAULT_MODEL = "tinyhd-m"
 MAP_SHAPE = (192, 256)
@@ -195,7 +195,7 @@ def browser_plays(info: VideoInfo, path: Path) -> bool:
 def _copy_of_original(job: Job, info: VideoInfo, stack: contextlib.ExitStack) -> VideoWriter | None:
     if info.is_still or browser_plays(info, job.source):
         return None
-    writer = VideoWriter(job.folder / "original.mp4", info, size=_copy_size(info), overwrite=True)
+    writer = open_writer(job.folder / "original.mp4", info, size=_copy_size(info), overwrite=True)
     return stack.enter_context(writer)
 
 
@@ -232,7 +232,7 @@ def render(job: Job, look: Look) -> Generator[Step, None, Rendered]:
         reader = stack.enter_context(open_video(job.source))
         writer = None
         if not info.is_still:
-            writer = stack.enter_context(VideoWriter(result.path, info, size=draw.size))
+            writer = stack.enter_context(open_writer(result.path, info, size=draw.size))
         for frame, shown in _shown_maps(job, look, reader):
             picture = draw(frame.image, shown)
             if writer:

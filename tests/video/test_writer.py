@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from makers import make_video, read_barcode
 
-from tinyhd import encode
 from tinyhd.errors import OptionError, OutputError
 from tinyhd.files import AtomicOutput
-from tinyhd.video.encoders import EncoderSettings
+from tinyhd.options import CODECS, EncoderOptions
+from tinyhd.video import encoders
+from tinyhd.video.encoders import NVENC, SOFTWARE, resolve_encoder
 from tinyhd.video.png import encode_png
 from tinyhd.video.reader import open_video, read_frames
-from tinyhd.video.writer import VideoWriter, fine_time_base
+from tinyhd.video.writer import VideoWriter, fine_time_base, open_writer
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 def rewrite(source: Path, target: Path, **options: Any) -> VideoWriter:
     """Write a file's pictures again as they are."""
     start = options.get("start")
-    with open_video(source, start, options.get("end")) as video, VideoWriter(target, video.info, **options) as writer:
+    with open_video(source, start, options.get("end")) as video, open_writer(target, video.info, **options) as writer:
         for frame in video:
             writer.write(frame.image, frame.time - (start or 0))
     return writer
@@ -79,7 +80,7 @@ def test_a_late_picture_keeps_its_distance_from_the_sound(tmp_path: Path) -> Non
     assert abs(out_audio[0][1] - audio_packets(source)[0][1]) < Fraction(1, 10_000)
 
     source = make_video(tmp_path / "exact.mp4", 12, pts=pts, time_base=Fraction(1, 30000), audio=["aac"])
-    with open_video(source) as video, VideoWriter(tmp_path / "exact_out.mp4", video.info) as writer:
+    with open_video(source) as video, open_writer(tmp_path / "exact_out.mp4", video.info) as writer:
         for k, frame in enumerate(video):
             writer.write(frame.image, Fraction(10001 + 1200 * k, 30000))
     assert absolute_times(tmp_path / "exact_out.mp4")[0] == Fraction(10001, 30000)
@@ -105,7 +106,7 @@ def test_part_of_a_video_starts_at_zero(tmp_path: Path) -> None:
 def test_times_must_increase(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 2)
     image = next(read_frames(source)).image
-    with open_video(source) as video, VideoWriter(tmp_path / "out.mp4", video.info) as writer:
+    with open_video(source) as video, open_writer(tmp_path / "out.mp4", video.info) as writer:
         writer.write(image, Fraction(1))
         with pytest.raises(ValueError, match="increase"):
             writer.write(image, Fraction(1))
@@ -228,18 +229,18 @@ def test_tags_and_shape_are_kept(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "codec"),
+    ("options", "codec"),
     [
-        (EncoderSettings(crf=30, preset="ultrafast"), "h264"),
-        (EncoderSettings("hevc", preset="ultrafast"), "hevc"),
-        (EncoderSettings("av1", preset="13"), "av1"),
-        (EncoderSettings("vp9"), "vp9"),
-        (EncoderSettings(encoder="mpeg4"), "mpeg4"),
+        (EncoderOptions(crf=30, preset="ultrafast"), "h264"),
+        (EncoderOptions("hevc", preset="ultrafast"), "hevc"),
+        (EncoderOptions("av1", preset="13"), "av1"),
+        (EncoderOptions("vp9"), "vp9"),
+        (EncoderOptions(encoder="mpeg4"), "mpeg4"),
     ],
 )
-def test_encoders(tmp_path: Path, settings: EncoderSettings, codec: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_encoders(tmp_path: Path, options: EncoderOptions, codec: str, capfd: pytest.CaptureFixture[str]) -> None:
     source = make_video(tmp_path / "in.mp4", 8, pts=[0, 3, 4, 9, 10, 12, 20, 21])
-    rewrite(source, tmp_path / "out.mp4", settings=settings)
+    rewrite(source, tmp_path / "out.mp4", options=options)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].codec_context.codec.canonical_name == codec
         if codec == "hevc":
@@ -253,7 +254,7 @@ def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 12)
     sizes = {}
     for crf in (10, 45):
-        rewrite(source, tmp_path / f"{crf}.mp4", settings=EncoderSettings(crf=crf, preset="medium"))
+        rewrite(source, tmp_path / f"{crf}.mp4", options=EncoderOptions(crf=crf, preset="medium"))
         sizes[crf] = (tmp_path / f"{crf}.mp4").stat().st_size
         assert b"me=hex" in (tmp_path / f"{crf}.mp4").read_bytes()  # x264 notes its settings; faster presets: me=dia
     assert sizes[45] < sizes[10] / 2
@@ -270,46 +271,53 @@ def test_x264_takes_frames_not_slices(tmp_path: Path) -> None:
     [
         ({"codec": "h263"}, "must be one of h264"),
         ({"encoder": "nonsense"}, "there is no encoder 'nonsense'"),
-        ({"encoder": "aac"}, "no encoder for video"),
-        ({"encoder": "mpeg4", "crf": 20}, "knows no --crf"),
-        ({"encoder": "mpeg4", "preset": "fast"}, "knows no --preset"),
+        ({"encoder": "aac"}, "not a video encoder"),
+        ({"encoder": "mpeg4", "crf": 20}, "has no --crf"),
+        ({"encoder": "mpeg4", "preset": "fast"}, "has no --preset"),
         ({"preset": "sluggish"}, "must be one of ultrafast"),
         ({"encoder": "h264_nvenc", "preset": "sluggish"}, "must be one of default"),
     ],
 )
 def test_settings_that_do_not_exist(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        EncoderSettings(**options)
+        resolve_encoder(EncoderOptions(**options))
 
 
 def test_nvenc_takes_crf_as_cq() -> None:
-    assert EncoderSettings(encoder="h264_nvenc", crf=23).options() == {"rc": "vbr", "cq": "23"}
+    assert resolve_encoder(EncoderOptions(encoder="h264_nvenc", crf=23)).options == {"rc": "vbr", "cq": "23"}
 
 
 def test_nvenc_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     source = make_video(tmp_path / "in.mp4", 2)
-    settings = EncoderSettings(encoder="h264_nvenc")
-    match = r"NVIDIA GPU .*data-centre GPUs such as H100 .*--encoder libx264"
+    options = EncoderOptions(encoder="h264_nvenc")
+    match = r"NVIDIA GPU .*data-center GPUs such as H100 .*--encoder libx264"
     with open_video(source) as video, pytest.raises(OptionError, match=match) as caught:
-        VideoWriter(tmp_path / "out.mp4", video.info, settings=settings)
+        open_writer(tmp_path / "out.mp4", video.info, options=options)
     assert len(str(caught.value).splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
+def test_every_codec_has_an_encoder() -> None:
+    assert tuple(SOFTWARE) == CODECS
+    assert set(NVENC) <= set(CODECS)
+
+
 @pytest.fixture
 def no_answers_kept() -> Iterator[None]:
-    encode._auto_encoder.cache_clear()
+    encoders._auto_encoder.cache_clear()
     yield
-    encode._auto_encoder.cache_clear()
+    encoders._auto_encoder.cache_clear()
 
 
 @pytest.mark.usefixtures("no_answers_kept")
 def test_auto_takes_nvenc_where_it_opens(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     tried = []
-    monkeypatch.setattr(encode, "_why_it_does_not_open", tried.append)
+    monkeypatch.setattr(encoders, "_why_it_does_not_open", tried.append)
     with caplog.at_level("INFO", "tinyhd"):
-        names = [EncoderSettings(codec, "auto").name for codec in ("h264", "hevc", "av1", "vp9", "h264")]
+        names = [
+            resolve_encoder(EncoderOptions(codec, "auto")).name for codec in ("h264", "hevc", "av1", "vp9", "h264")
+        ]
     assert names == ["h264_nvenc", "hevc_nvenc", "av1_nvenc", "libvpx-vp9", "h264_nvenc"]
     assert tried == ["h264_nvenc", "hevc_nvenc", "av1_nvenc"]
     assert caplog.messages == [
@@ -318,43 +326,45 @@ def test_auto_takes_nvenc_where_it_opens(monkeypatch: pytest.MonkeyPatch, caplog
         "Encoding with av1_nvenc.",
         "Encoding with libvpx-vp9: there is no NVENC for it.",
     ]
-    assert EncoderSettings(encoder="auto", crf=23, preset="p4").options() == {"rc": "vbr", "cq": "23", "preset": "p4"}
+    assert resolve_encoder(EncoderOptions(encoder="auto", crf=23, preset="p4")).options == {
+        "rc": "vbr",
+        "cq": "23",
+        "preset": "p4",
+    }
     with pytest.raises(OptionError, match="h264_nvenc has no preset 'veryfast'"):
-        EncoderSettings(encoder="auto", preset="veryfast")
-    with pytest.raises(OptionError, match="must be one of h264"):
-        EncoderSettings("h263", "auto")
+        resolve_encoder(EncoderOptions(encoder="auto", preset="veryfast"))
 
 
 @pytest.mark.usefixtures("no_answers_kept")
 def test_auto_takes_the_software_encoder_elsewhere(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(encode, "_why_it_does_not_open", lambda encoder: "No capable devices found")
+    monkeypatch.setattr(encoders, "_why_it_does_not_open", lambda encoder: "No capable devices found")
     with caplog.at_level("INFO", "tinyhd"):
-        assert EncoderSettings("av1", "auto") == EncoderSettings("av1", "libsvtav1")
+        assert resolve_encoder(EncoderOptions("av1", "auto")).name == "libsvtav1"
     assert caplog.messages == ["Encoding with libsvtav1: av1_nvenc does not work here (No capable devices found)."]
-    assert EncoderSettings(encoder="auto").options() == EncoderSettings().options()
+    assert resolve_encoder(EncoderOptions(encoder="auto")).options == resolve_encoder(EncoderOptions()).options
     with pytest.raises(OptionError, match="libx264 has no preset 'p4'"):
-        EncoderSettings(encoder="auto", preset="p4")
+        resolve_encoder(EncoderOptions(encoder="auto", preset="p4"))
 
 
 @pytest.mark.usefixtures("no_answers_kept")
 def test_auto_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """The opening itself: an encoder that does, NVENC that does not, and a file."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert encode._why_it_does_not_open("libx264") is None
-    assert encode._why_it_does_not_open("h264_nvenc")
-    assert "no encoder" in (encode._why_it_does_not_open("nonsense") or "")
+    assert encoders._why_it_does_not_open("libx264") is None
+    assert encoders._why_it_does_not_open("h264_nvenc")
+    assert "no encoder" in (encoders._why_it_does_not_open("nonsense") or "")
     source = make_video(tmp_path / "in.mp4", 4)
-    rewrite(source, tmp_path / "out.mp4", settings=EncoderSettings(encoder="auto"))
+    rewrite(source, tmp_path / "out.mp4", options=EncoderOptions(encoder="auto"))
     assert b"x264 - core" in (tmp_path / "out.mp4").read_bytes()  # x264 notes itself
     assert "nvenc" not in capfd.readouterr().err
 
 
 def test_codecs_that_mp4_cannot_hold(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 2)
-    with open_video(source) as video, pytest.raises(OptionError, match="cannot hold what huffyuv makes"):
-        VideoWriter(tmp_path / "out.mp4", video.info, settings=EncoderSettings(encoder="huffyuv"))
+    with open_video(source) as video, pytest.raises(OptionError, match="mp4 files cannot hold what huffyuv makes"):
+        open_writer(tmp_path / "out.mp4", video.info, options=EncoderOptions(encoder="huffyuv"))
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
@@ -367,7 +377,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def writing(clip: Path, target: Path, **options: Any) -> Iterator[Path]:
-    with open_video(clip) as video, VideoWriter(target, video.info, **options) as writer:
+    with open_video(clip) as video, open_writer(target, video.info, **options) as writer:
         for frame in video:
             writer.write(frame.image, frame.time)
             yield target
@@ -433,8 +443,8 @@ def test_targets_that_cannot_be_written(clip: Path, name: str, error: type[Excep
 @pytest.mark.parametrize("missing_bytes", [1, 3000, 8000])
 def test_a_full_disk_is_an_error_and_leaves_nothing(clip: Path, missing_bytes: int) -> None:
     resource, signal = pytest.importorskip("resource"), pytest.importorskip("signal")
-    target, settings = clip.with_name("out.mp4"), EncoderSettings(crf=0)
-    list(writing(clip, target, settings=settings))
+    target, options = clip.with_name("out.mp4"), EncoderOptions(crf=0)
+    list(writing(clip, target, options=options))
     size = target.stat().st_size
     target.unlink()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -443,7 +453,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(clip: Path, missing_bytes: i
         # a limit on file sizes stands in for the disk: writing beyond it fails
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing_bytes, before[1]))
         with pytest.raises(OutputError, match=r"out\.mp4' failed"):
-            list(writing(clip, target, settings=settings))
+            list(writing(clip, target, options=options))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)

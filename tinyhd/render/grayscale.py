@@ -12,11 +12,11 @@ from av.video.codeccontext import VideoCodecContext
 
 from tinyhd.errors import OptionError
 from tinyhd.files import AtomicOutput, cannot_write
+from tinyhd.options import EncoderOptions
 from tinyhd.saliency.writers import MapsWriter, _NpzWriter
-from tinyhd.video.encoders import EncoderSettings
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.png import encode_png
-from tinyhd.video.writer import VIDEO_SUFFIXES, VideoWriter
+from tinyhd.video.writer import VIDEO_SUFFIXES, open_writer
 
 DISPLAY_SIDE = 480
 """Largest side of what `encode_display_map` makes: enough to look smooth over a large frame, as maps have no detail."""
@@ -93,9 +93,9 @@ class _VideoWriter(MapsWriter):
             color_trc=_BT709,
             color_primaries=_BT709,
         )
-        settings = EncoderSettings(crf=_GREY_CRF)
-        self._video = VideoWriter(
-            path, grey, size=(width, height), settings=settings, keep_source=False, overwrite=overwrite
+        options = EncoderOptions(crf=_GREY_CRF)
+        self._video = open_writer(
+            path, grey, size=(width, height), options=options, keep_source=False, overwrite=overwrite
         )
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:

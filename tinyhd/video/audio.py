@@ -15,10 +15,12 @@ from av.packet import Packet
 
 log = logging.getLogger(__name__)
 
-COPIED_CODECS = ("aac", "mp3", "opus", "flac")
-"""Codecs whose packets are copied; browsers and players take them in an mp4 file."""
+COPIED_CODECS = {"mp4": ("aac", "mp3", "opus", "flac"), "mov": ("aac", "mp3")}
+"""Codecs whose packets are copied, by container; browsers and players take them."""
 
-_KEPT_METADATA = ("language", "title", "handler_name")
+KEPT_METADATA = ("language", "title", "handler_name")
+"""What is taken over of each stream's metadata."""
+
 _MIN_MP3_RATE = 16_000  # Hz; mp4 has no way to hold less
 _AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
 _AAC_BITS_PER_SECOND = 96_000  # for each channel
@@ -44,6 +46,7 @@ class AudioTracks:
         output: OutputContainer,
         origin: Fraction,
         *,
+        container: str = "mp4",
         cut_start: bool = False,
         duration: Fraction | None = None,
     ) -> None:
@@ -52,6 +55,7 @@ class AudioTracks:
             source: opened for this alone; it stays the caller's to close.
             output: gets one stream for each track.
             origin: the moment on the source's clock, in seconds, that is 0 in the output.
+            container: of the file in the end, mp4 or mov.
             cut_start: leave out what ends before `origin`.
             duration: seconds after `origin` where the tracks are cut off; None for their ends.
         """
@@ -64,11 +68,13 @@ class AudioTracks:
             context: Any = stream.codec_context
             if context is None:
                 self.warnings.append(f"Audio track {number} is in a format that cannot be read and was left out.")
-            elif _can_copy(stream):
+            elif _can_copy(stream, container):
                 self._tracks[stream.index] = _CopiedTrack(stream, output, origin)
             else:
                 name = context.codec.canonical_name
-                log.info("Audio track %d is %s, which mp4 players do not take; it is encoded to AAC.", number, name)
+                log.info(
+                    "Audio track %d is %s, which %s players do not take; it is encoded to AAC.", number, name, container
+                )
                 self._tracks[stream.index] = _EncodedTrack(stream, output, origin, self.warnings)
         used = [source.streams[index] for index in self._tracks]
         self._demuxed = source.demux(used) if used else iter(())
@@ -102,13 +108,13 @@ class AudioTracks:
         return not self._cut_start or at + (packet.duration or 0) * packet.time_base > 0
 
 
-def _can_copy(stream: AudioStream) -> bool:
+def _can_copy(stream: AudioStream, container: str) -> bool:
     name = stream.codec_context.codec.canonical_name
-    return name in COPIED_CODECS and not (name == "mp3" and stream.rate < _MIN_MP3_RATE)
+    return name in COPIED_CODECS[container] and not (name == "mp3" and stream.rate < _MIN_MP3_RATE)
 
 
 def _describe(track: AudioStream, source: AudioStream) -> None:
-    track.metadata.update({key: source.metadata[key] for key in _KEPT_METADATA if source.metadata.get(key)})
+    track.metadata.update({key: source.metadata[key] for key in KEPT_METADATA if source.metadata.get(key)})
     track.disposition = source.disposition
 
 

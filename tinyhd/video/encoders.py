@@ -1,8 +1,8 @@
-"""Video encoders: which there are, and what they are given."""
+"""Video encoders: which one `EncoderOptions` mean, and what it is given."""
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -11,16 +11,14 @@ import av
 from av.video.codeccontext import VideoCodecContext
 
 from tinyhd.errors import OptionError
+from tinyhd.options import EncoderOptions
 
 log = logging.getLogger("tinyhd.video")
 
+SOFTWARE = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
+"""The encoder for each codec of `EncoderOptions`."""
 
-CODECS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
-"""What `--codec` names, and the encoder that is used for it."""
-
-
-_NVENC = {"h264": "h264_nvenc", "hevc": "hevc_nvenc", "av1": "av1_nvenc"}
-
+NVENC = {"h264": "h264_nvenc", "hevc": "hevc_nvenc", "av1": "av1_nvenc"}
 
 # What an encoder is given where nothing is asked for: near-transparent quality, quickly.
 _DEFAULTS: dict[str, dict[str, str]] = {
@@ -30,62 +28,64 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     "libvpx-vp9": {"crf": "30", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"},
 }
 
-
 _X26X_PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo".split()  # noqa: SIM905
-
-
 _PRESETS = {"libx264": _X26X_PRESETS, "libx265": _X26X_PRESETS}  # these two do not list theirs
 
 
+HEVC_TAG = "hvc1"
+"""The one of HEVC's two tags that Apple's players know."""
+
+
 @dataclass(frozen=True)
-class EncoderSettings:
-    """Which encoder, and how good.
+class Encoder:
+    """A video encoder by FFmpeg's name, and its own options."""
 
-    Raises:
-        OptionError: no such encoder, or it has no such setting.
-    """
-
-    codec: str = "h264"
-    """h264, hevc, av1 or vp9; not used where `encoder` names one."""
-    encoder: str | None = None
-    """Any video encoder of FFmpeg, such as h264_nvenc; auto: NVENC for `codec` where it can be opened on this machine,
-    otherwise the one of `CODECS`."""
-    crf: float | None = None
-    """Quality, lower is better; the scale is the encoder's own (cq for NVENC). None: a good one."""
-    preset: str | None = None
-    """The encoder's name for how much time it takes."""
-
-    def __post_init__(self) -> None:
-        if self.encoder in (None, "auto") and self.codec not in CODECS:
-            raise OptionError(f"codec is {self.codec!r}; it must be one of {', '.join(CODECS)}.")
-        if self.encoder == "auto":
-            object.__setattr__(self, "encoder", _auto_encoder(self.codec))
-        self.options()
+    name: str
+    options: dict[str, str]
 
     @property
-    def name(self) -> str:
-        """FFmpeg's name of the encoder."""
-        return self.encoder or CODECS[self.codec]
+    def is_hevc(self) -> bool:
+        return self.name == "libx265" or self.name.startswith("hevc_")
 
-    def options(self) -> dict[str, str]:
-        """Options for FFmpeg."""
-        known = {option.name: option for option in _new_context(self.name).supported_options.private}
-        options = dict(_DEFAULTS.get(self.name, {}))
-        if self.crf is not None:
-            if "crf" in known:
-                options["crf"] = str(self.crf)
-            elif "cq" in known:  # NVENC
-                options |= {"rc": "vbr", "cq": str(self.crf)}
-            else:
-                raise OptionError(f"the encoder {self.name} knows no --crf; leave it out.")
-        if self.preset is not None:
-            if "preset" not in known:
-                raise OptionError(f"the encoder {self.name} knows no --preset; leave it out.")
-            allowed = _PRESETS.get(self.name) or [choice.name for choice in known["preset"].choices]
-            if allowed and self.preset not in allowed:
-                raise OptionError(f"{self.name} has no preset {self.preset!r}; it must be one of {', '.join(allowed)}.")
-            options["preset"] = self.preset
-        return options
+
+def resolve_encoder(options: EncoderOptions) -> Encoder:
+    """The built-in encoder to use; auto is decided by whether NVENC opens on this machine.
+
+    Raises:
+        OptionError: there is no such encoder, or it has no such setting.
+    """
+    name = _auto_encoder(options.codec) if options.encoder == "auto" else options.encoder or SOFTWARE[options.codec]
+    private = _new_context(name).supported_options.private
+    return Encoder(name, encoder_settings(name, options, {o.name: [c.name for c in o.choices] for o in private}))
+
+
+def encoder_settings(name: str, options: EncoderOptions, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What an encoder is given for `crf` and `preset`, and by default.
+
+    Args:
+        name: of the encoder.
+        options: what is asked for.
+        known: the encoder's own options, each with the values that it lists.
+
+    Raises:
+        OptionError: it has no such setting.
+    """
+    given = dict(_DEFAULTS.get(name, {}))
+    if options.crf is not None:
+        if "crf" in known:
+            given["crf"] = str(options.crf)
+        elif "cq" in known:  # NVENC
+            given |= {"rc": "vbr", "cq": str(options.crf)}
+        else:
+            raise OptionError(f"the encoder {name} has no --crf; leave it out.")
+    if options.preset is not None:
+        if "preset" not in known:
+            raise OptionError(f"the encoder {name} has no --preset; leave it out.")
+        allowed = _PRESETS.get(name) or known["preset"]
+        if allowed and options.preset not in allowed:
+            raise OptionError(f"{name} has no preset {options.preset!r}; it must be one of {', '.join(allowed)}.")
+        given["preset"] = options.preset
+    return given
 
 
 def _new_context(name: str) -> VideoCodecContext:
@@ -94,43 +94,58 @@ def _new_context(name: str) -> VideoCodecContext:
     except ValueError as error:
         raise OptionError(f"there is no encoder {name!r}; `ffmpeg -encoders` lists what FFmpeg can have.") from error
     if not isinstance(context, VideoCodecContext):
-        raise OptionError(f"{name!r} is no encoder for video.")
+        raise OptionError(f"{name!r} is not a video encoder.")
     return context
 
 
 @lru_cache  # asked for every file; the log says it once
 def _auto_encoder(codec: str) -> str:
-    """NVENC for a codec, where it is there and works, otherwise the encoder of `CODECS`."""
-    software, nvenc = CODECS[codec], _NVENC.get(codec)
-    why_not = "there is no NVENC for it" if nvenc is None else _why_it_does_not_open(nvenc)
-    if nvenc is not None and why_not is None:
+    return nvenc_or_software(codec, _why_it_does_not_open)
+
+
+def nvenc_or_software(codec: str, why_it_does_not_open: Callable[[str], str | None]) -> str:
+    """NVENC for a codec where that opens (None says so), otherwise the encoder of `SOFTWARE`."""
+    software, nvenc = SOFTWARE[codec], NVENC.get(codec)
+    why_not = why_it_does_not_open(nvenc) if nvenc else "there is no NVENC for it"
+    if nvenc and why_not is None:
         log.info("Encoding with %s.", nvenc)
         return nvenc
-    log.info("Encoding with %s: %s.", software, why_not if nvenc is None else f"{nvenc} does not work here ({why_not})")
+    log.info("Encoding with %s: %s.", software, f"{nvenc} does not work here ({why_not})" if nvenc else why_not)
     return software
 
 
 def _why_it_does_not_open(encoder: str) -> str | None:
-    """Why an encoder cannot be opened for small pictures; None: it can. GPUs need not have it, whatever FFmpeg has."""
-    with _ffmpeg_errors() as messages:
+    """Why an encoder cannot be opened for small frames; None: it can. GPUs need not have it, whatever FFmpeg has."""
+    with collect_ffmpeg_errors() as messages:
         try:
             context = _new_context(encoder)
             context.width = context.height = 256
             context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
             context.open()
         except (av.error.FFmpegError, ValueError, OSError, OptionError) as error:
-            return _reason(error, messages)
+            return error_reason(error, messages)
     return None
 
 
-def _reason(error: Exception, messages: list[tuple[int, str, str]]) -> str:
+def error_reason(error: Exception, messages: list[tuple[int, str, str]]) -> str:
     """What FFmpeg said last, or else the error itself, without a full stop."""
     said = [text.strip() for _, _, text in messages]
     return (said[-1] if said else getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
+def not_opened(encoder: str, size: tuple[int, int], reason: str) -> str:
+    """A sentence about an encoder that cannot be opened."""
+    if "nvenc" in encoder:
+        return (
+            f"the encoder {encoder} needs an NVIDIA GPU with an NVENC unit, which data-center GPUs such as H100 lack, "
+            f"and its driver ({reason}): use --encoder auto or --encoder libx264 instead."
+        )
+    width, height = size
+    return f"the encoder {encoder} cannot be opened for {width}x{height} frames with these settings: {reason}."
+
+
 @contextlib.contextmanager
-def _ffmpeg_errors() -> Iterator[list[tuple[int, str, str]]]:
+def collect_ffmpeg_errors() -> Iterator[list[tuple[int, str, str]]]:
     """Collects what FFmpeg's libraries log as errors: (level, library, text)."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)

@@ -3,12 +3,11 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from pathlib import Path
 
 from tinyhd.errors import InputError
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.reader import open_video
-from tinyhd.video.writer import VideoWriter
+from tinyhd.video.writer import open_writer
 
 _PLAYED = {
     "h264": ("yuv420p", "yuvj420p"),
@@ -58,7 +57,7 @@ def reencode(
         rate = constant_rate(info)
         size = (info.width + info.width % 2, info.height + info.height % 2)
         count = 0
-        with VideoWriter(Path(output), info, size=size, overwrite=overwrite) as writer:
+        with open_writer(output, info, size=size, overwrite=overwrite) as writer:
             for frame in _on_ticks(reader, rate):
                 writer.write(frame.image.reformat(width=size[0], height=size[1]), count / rate)
                 count += 1

@@ -1,13 +1,12 @@
-"""tinyhd.predict: preprocessing, and one map per frame whatever the video, with made frames and with the real thing."""
+"""One map per frame whatever the video, samples and what lies between them, with made frames and the real thing."""
 
-import copy
-import itertools
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -16,146 +15,77 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fakes import GrayModel
-from torch import Tensor
+from fakes import FakeBackend
 
-from tinyhd import predict
 from tinyhd.errors import InputError, OptionError
-from tinyhd.inference.backends import TorchBackend
-from tinyhd.inference.predict import predict_frames, predict_video, preprocess, preprocess_frame
+from tinyhd.inference import predict
+from tinyhd.inference.predict import Sample, predict_frames, predict_video, sampling_stride
+from tinyhd.inference.preprocess import Preprocessor
+from tinyhd.inference.torch_backend import TorchBackend
 from tinyhd.inference.windows import Windowing
 from tinyhd.network.config import IMAGENET_MEAN, IMAGENET_STD, TinyHDConfig
 from tinyhd.network.model import TinyHD
 from tinyhd.network.weights import load_model
+from tinyhd.options import InferenceOptions
 from tinyhd.video.frame import Frame
 from tinyhd.video.reader import open_video
 
-MEAN = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-STD = torch.tensor(IMAGENET_STD).view(3, 1, 1)
-
-
-# ---- preprocessing
-
-
-@pytest.mark.parametrize(
-    "size", [(1, 1), (2, 3), (192, 256), (191, 257), (97, 31), (240, 426), (721, 1279), (1920, 1080), (2160, 3840)]
-)
-def test_preprocess_is_plain_bilinear_interpolation(size: tuple[int, int]) -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    whole = torch.from_numpy(rgb).permute(2, 0, 1)[None].double() / 255
-    expected = (F.interpolate(whole, (192, 256), mode="bilinear", align_corners=False)[0] - MEAN) / STD
-    result = preprocess(rgb)
-    assert result.shape == (3, 192, 256)
-    assert result.dtype == torch.float32
-    torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=0)
-
-
-def test_preprocess_takes_views() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    torch.testing.assert_close(preprocess(rgb[::2, ::-1]), preprocess(rgb[::2, ::-1].copy()))
-
-
-@pytest.mark.parametrize("kind", ["yuv420p", "yuv422p", "yuv444p"])
-@pytest.mark.parametrize("size", [(1280, 720), (640, 359), (333, 222), (100, 50)])
-@pytest.mark.parametrize("colorspace", [1, 2, 5, 7, 9])
-@pytest.mark.parametrize("color_range", [0, 1, 2])
-def test_frames_are_read_as_by_way_of_rgb(kind: str, size: tuple[int, int], colorspace: int, color_range: int) -> None:
-    """Noise has all levels and no two chroma samples alike; here and there a term is rounded the other way."""
-    rng = np.random.default_rng(0)
-    image = av.VideoFrame(*size, kind)
-    for plane in image.planes:
-        samples = np.frombuffer(memoryview(plane), np.uint8)
-        samples[:] = rng.integers(0, 256, samples.size)
-    image.colorspace, image.color_range = colorspace, color_range
-    frame = Frame(0, 0, Fraction(0), image)
-    levels = torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
-    difference = (levels * (preprocess_frame(frame) - preprocess(frame.to_rgb()))).abs()
-    assert difference.max() < 1.001
-    assert difference.mean() < 0.005
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("rotated_90", "rotated_180", "mirrored", "flipped", "interlaced"),
-        *("full_range", "bt709", "ten_bit", "odd_size", "jpg"),
-    ],
-)
-def test_frames_of_all_kinds_are_read_as_by_way_of_rgb(tmp_path: Path, kind: str) -> None:
-    """Filters leave planes of many layouts in memory."""
-    with open_video(makers.HARD_FILES[kind](tmp_path).path) as video:
-        for frame in itertools.islice(video, 3):
-            torch.testing.assert_close(preprocess_frame(frame), preprocess(frame.to_rgb()), rtol=0, atol=1e-5)
-
-
-def test_videos_are_not_converted_to_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(frame: Frame) -> np.ndarray:
-        raise AssertionError("the whole frame was converted")
-
-    monkeypatch.setattr(Frame, "to_rgb", refuse)
-    assert len(list(predict_video(makers.plain(tmp_path, 20).path, GrayModel()))) == 20
-
-
-def test_thumbnail_is_luma() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
-    luma = rgb.astype(float) @ [0.299, 0.587, 0.114]
-    expected = luma.reshape(24, 8, 32, 8).mean((1, 3))
-    result = predict.thumbnail(preprocess(rgb))
-    np.testing.assert_allclose(result - result.mean(), expected - expected.mean(), atol=1e-3)
-
-
-# ---- one map per frame, in order: made frames, and functions in place of the network
+# ---- made frames, and functions in place of the network
 
 
 @dataclass(eq=False)
 class MadeFrame:
-    """Frame `index` of scene `scene`: the scene's picture, its number in the corner that `numbers` reads."""
+    """Frame `index` of scene `scene`: the scene's image, its number in the corner that `red_levels` reads."""
 
     index: int
     scene: int = 0
+    time: Fraction = Fraction(0)
 
-    def to_rgb(self) -> np.ndarray:
-        rgb = scene_picture(self.scene).copy()
+    @cached_property
+    def image(self) -> av.VideoFrame:
+        rgb = scene_image(self.scene).copy()
         rgb[:8, :8] = self.index
         rgb[:8, 8:16] = 10 * self.scene
-        return rgb
-
-    @property
-    def image(self) -> av.VideoFrame:
-        return av.VideoFrame.from_ndarray(self.to_rgb(), format="rgb24")
+        return av.VideoFrame.from_ndarray(rgb, format="rgb24")
 
 
 @lru_cache
-def scene_picture(scene: int) -> np.ndarray:
+def scene_image(scene: int) -> np.ndarray:
     coarse = np.random.default_rng(scene).integers(20, 236, (6, 8, 3), dtype=np.uint8)
     return coarse.repeat(32, 0).repeat(32, 1)
 
 
-def made(count: int, *cuts: int) -> Iterator[Any]:
-    for index in range(count):
-        yield MadeFrame(index, sum(index >= cut for cut in cuts))
+def made(count: int, *cuts: int, times: Iterable[Fraction] | None = None) -> Iterator[Any]:
+    times = [Fraction(k, 25) for k in range(count)] if times is None else times
+    for index, time in zip(range(count), times, strict=True):
+        yield MadeFrame(index, sum(index >= cut for cut in cuts), time)
 
 
-def red_levels(clips: Tensor, x: int) -> Tensor:
+def red_levels(clips: np.ndarray, x: int) -> np.ndarray:
     """(N, 16): the 8-bit red level of each frame at row 4, column x."""
     return ((clips[:, 0, :, 4, x] * IMAGENET_STD[0] + IMAGENET_MEAN[0]) * 255).round()
 
 
-class Numbers:
+class Numbers(FakeBackend):
     """In place of the network: each map has the value of its frame's number plus 1 all over."""
 
-    def __init__(self, maps_per_clip: int, size: tuple[int, int] = (192, 256)) -> None:
-        self.maps_per_clip = maps_per_clip
-        self.size = size
+    def __init__(self, maps_per_clip: int = 16, size: tuple[int, int] = (12, 16)) -> None:
+        self.maps_per_clip, self.map_shape = maps_per_clip, size
         self.batches: list[int] = []
         self.scenes: list[set[float]] = []
+        self.seen: set[int] = set()
 
-    def __call__(self, clips: Tensor) -> Tensor:
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
         assert clips.shape[1:] == (3, 16, 192, 256)
+        assert clips.dtype == np.float32
         self.batches.append(len(clips))
         self.scenes += [set(row.tolist()) for row in red_levels(clips, 12)]
+        self.seen |= set(red_levels(clips, 4).astype(int).ravel().tolist())
         numbers = red_levels(clips, 4)[:, -self.maps_per_clip :] + 1
-        return numbers[:, :, None, None].expand(-1, -1, *self.size)
+        return np.broadcast_to(numbers[:, :, None, None], (*numbers.shape, *self.map_shape)).astype(np.float32)
+
+
+# ---- one map per frame, in order
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -164,61 +94,63 @@ class Numbers:
     [
         (16, {}),
         (16, {"overlap": 0}),
-        (16, {"overlap": 8}),
         (16, {"overlap": 13}),
         (16, {"windowing": "published"}),
         (1, {}),
-        (1, {"windowing": "published"}),
     ],
 )
 def test_each_frame_gets_its_map(maps_per_clip: int, options: dict[str, Any], batch_size: int) -> None:
-    for count in (0, 1, 15, 16, 17, 33) if maps_per_clip == 16 else (0, 1, 18):
-        numbers = Numbers(maps_per_clip)
-        predictions = list(predict_frames(made(count), numbers, batch_size=batch_size, **options))
+    for count in (0, 1, 16, 17, 33) if maps_per_clip == 16 else (0, 1, 18):
+        backend = Numbers(maps_per_clip)
+        samples: list[Sample] = []
+        predictions = list(
+            predict_frames(
+                made(count), backend, InferenceOptions(batch_size=batch_size, **options), on_sample=samples.append
+            )
+        )
         assert [p.frame.index for p in predictions] == list(range(count))
-        for number, (frame, saliency, is_cut) in enumerate(predictions):
-            assert frame.index == number
+        for number, (_, saliency, is_cut) in enumerate(predictions):
             assert saliency.shape == (192, 256)
             assert saliency.dtype == np.float32
             np.testing.assert_allclose(saliency, number + 1, rtol=1e-4)
             assert not is_cut
-        assert max(numbers.batches, default=0) <= batch_size
+        assert max(backend.batches, default=0) <= batch_size
+        assert [s.time for s in samples] == [Fraction(k, 25) for k in range(count)]
+        assert all(s.map.shape == (12, 16) and s.map.dtype == np.float32 for s in samples)
 
 
 def test_smaller_maps_are_enlarged() -> None:
-    small = torch.full((48, 64), 1e-4)
+    small = np.full((48, 64), 1e-4, np.float32)
     small[20, 30] = 0.2  # bicubic interpolation swings below zero beside it
 
     class Peak(Numbers):
-        def __call__(self, clips: Tensor) -> Tensor:
-            return small.expand(len(clips), 16, 48, 64)
+        def __call__(self, clips: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(small, (len(clips), 16, 48, 64))
 
-    enlarged = F.interpolate(small[None, None], (192, 256), mode="bicubic", align_corners=False)[0, 0]
+    enlarged = F.interpolate(torch.from_numpy(small)[None, None], (192, 256), mode="bicubic")[0, 0].numpy()
     assert enlarged.min() < 0
-    for prediction in predict_frames(made(20), Peak(16)):
-        np.testing.assert_allclose(prediction.map, enlarged.clamp_min(0), atol=1e-6)
+    for prediction in predict_frames(made(20), Peak()):
+        np.testing.assert_allclose(prediction.map, enlarged.clip(0), atol=1e-6)
         assert prediction.map.min() == 0
 
 
-class Windows:
+class Windows(FakeBackend):
     """In place of the network: maps that differ from window to window in shape and in sum."""
-
-    maps_per_clip = 16
 
     def __init__(self) -> None:
         self.given: list[np.ndarray] = []
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(len(self.given))
-        maps = torch.rand((len(clips), 16, 192, 256), generator=generator) * 0.1 * (1 + len(self.given))
-        self.given += [m.numpy().astype(np.float64) for m in maps]
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        generator = np.random.default_rng(len(self.given))
+        maps = generator.random((len(clips), 16, 192, 256), np.float32) * np.float32(0.1 * (1 + len(self.given)))
+        self.given += [m.astype(np.float64) for m in maps]
         return maps
 
 
 @pytest.mark.parametrize("options", [{"overlap": 4}, {"overlap": 9}, {"windowing": "published"}])
 def test_shared_frames_are_averaged_as_documented(options: dict[str, Any]) -> None:
     windows = Windows()
-    result = [p.map for p in predict_frames(made(45), windows, **options)]
+    result = [p.map for p in predict_frames(made(45), windows, InferenceOptions(**options))]
     kind = options.get("windowing", "crossfade")
     plan = Windowing(16, kind, options.get("overlap", 0)).plan(45)
     assert len(plan) == len(windows.given)
@@ -239,51 +171,162 @@ def test_shared_frames_are_averaged_as_documented(options: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("maps_per_clip", [16, 1])
 def test_nothing_crosses_a_cut(maps_per_clip: int) -> None:
-    numbers = Numbers(maps_per_clip)
-    predictions = list(predict_frames(made(40, 9, 26), numbers, batch_size=4))
+    backend = Numbers(maps_per_clip)
+    samples: list[Sample] = []
+    options = InferenceOptions(batch_size=4)
+    predictions = list(predict_frames(made(40, 9, 26), backend, options, on_sample=samples.append))
     assert [p.frame.index for p in predictions if p.is_cut] == [9, 26]
-    assert all(len(scenes) == 1 for scenes in numbers.scenes)
+    assert [s.time * 25 for s in samples if s.is_cut] == [9, 26]
+    assert all(len(scenes) == 1 for scenes in backend.scenes)
     for number, prediction in enumerate(predictions):
         np.testing.assert_allclose(prediction.map, number + 1, rtol=1e-4)
 
-    numbers = Numbers(maps_per_clip)
-    predictions = list(predict_frames(made(40, 9, 26), numbers, cuts=False))
+    backend = Numbers(maps_per_clip)
+    predictions = list(predict_frames(made(40, 9, 26), backend, InferenceOptions(cuts=False)))
     assert len(predictions) == 40
     assert not any(p.is_cut for p in predictions)
-    assert any(len(scenes) > 1 for scenes in numbers.scenes)
+    assert any(len(scenes) > 1 for scenes in backend.scenes)
+
+
+# ---- samples
 
 
 @pytest.mark.parametrize(
-    ("maps_per_clip", "options", "most"),
+    ("frame_rate", "rate", "expected"),
     [
-        (16, {}, 20),
-        (16, {"cuts": False}, 18),
-        (16, {"batch_size": 3}, 44),
-        (16, {"windowing": "published"}, 36),
-        (1, {}, 7),
-        (1, {"batch_size": 1}, 4),
+        (24, 15, 2),
+        (Fraction(24000, 1001), 15, 2),
+        (25, 15, 2),
+        (Fraction(30000, 1001), 15, 2),
+        (30, 15, 2),
+        (50, 15, 3),
+        (60, 15, 4),
+        (120, 15, 8),
+        (15, 15, 1),
+        (19.9, 15, 1),
+        (20, 15, 1),  # as far from 15 as 10 is
+        (20.1, 15, 2),
+        (10, 15, 1),
+        (1, 15, 1),
+        (60, 0, 1),
+        (60, 2.5, 24),
+        (25, 1000, 1),
+        (None, 15, 1),
+    ],
+)
+def test_sampling_stride(frame_rate: Any, rate: float, expected: int) -> None:
+    info: Any = SimpleNamespace(is_still=False, frame_rate=None if frame_rate is None else Fraction(frame_rate))
+    assert sampling_stride(rate, info) == expected
+    info.is_still = True
+    assert sampling_stride(rate, info) == 1
+
+
+@pytest.mark.parametrize("maps_per_clip", [16, 1])
+@pytest.mark.parametrize("every", [2, 3, 8])
+@pytest.mark.parametrize("cuts", [(), (9, 26), (2, 40)])
+def test_frames_between_samples(maps_per_clip: int, every: int, cuts: tuple[int, ...]) -> None:
+    """Uneven times; shots shorter than the stride, and cuts between samples."""
+    count = 61
+    steps = np.random.default_rng(0).integers(1, 5, count)
+    times = [Fraction(int(t), 50) for t in steps.cumsum()]
+    backend = Numbers(maps_per_clip)
+    samples: list[Sample] = []
+    predictions = list(predict_frames(made(count, *cuts, times=times), backend, every=every, on_sample=samples.append))
+    assert [p.frame.index for p in predictions] == list(range(count))
+    assert [p.frame.index for p in predictions if p.is_cut] == list(cuts)
+    starts = [0, *cuts]
+    expected_samples = [
+        number for start, stop in zip(starts, [*cuts, count], strict=True) for number in range(start, stop, every)
+    ]
+    assert [times.index(s.time) for s in samples] == expected_samples
+    assert [times.index(s.time) for s in samples if s.is_cut] == list(cuts)
+    assert backend.seen == set(expected_samples)
+    assert all(len(scenes) == 1 for scenes in backend.scenes)
+    for start, stop in zip(starts, [*cuts, count], strict=True):
+        mine = range(start, stop, every)
+        for number in range(start, stop):
+            expected = np.interp(float(times[number]), [float(times[m]) for m in mine], [m + 1 for m in mine])
+            np.testing.assert_allclose(predictions[number].map, expected, rtol=1e-3)
+
+
+def test_samples_are_told_before_the_predictions_that_use_them() -> None:
+    told: list[tuple[str, Fraction]] = []
+    for prediction in predict_frames(
+        made(50), Numbers(), every=4, on_sample=lambda s: told.append(("sample", s.time * 25))
+    ):
+        told.append(("frame", Fraction(prediction.frame.index)))
+    for index in range(50):
+        later = Fraction(min(48, (index + 3) // 4 * 4))
+        assert told.index(("sample", later)) < told.index(("frame", Fraction(index)))
+
+
+@pytest.mark.parametrize("rate", [0, 15, 50])
+def test_videos_are_sampled_at_the_models_rate_or_the_users(tmp_path: Path, rate: int) -> None:
+    file = makers.plain(tmp_path, 30)  # 25 frames/s
+    expected = {0: 30, 15: 15, 50: 30}[rate]
+    for backend_rate, option in ((rate, None), (3, rate)):
+        backend = Numbers()
+        backend.sampling_rate = backend_rate
+        samples: list[Sample] = []
+        options = InferenceOptions(sampling_rate=option)
+        predictions = list(predict_video(file.path, backend, options, on_sample=samples.append))
+        assert [p.frame.index for p in predictions] == list(range(30))
+        assert len(samples) == expected
+
+
+def test_variable_frame_rates_are_sampled_by_number(tmp_path: Path) -> None:
+    file = makers.vfr(tmp_path)
+    samples: list[Sample] = []
+    with open_video(file.path) as reader:
+        stride = sampling_stride(5, reader.info)
+        predictions = list(predict_video(reader, Still(), InferenceOptions(sampling_rate=5), on_sample=samples.append))
+    assert stride > 1
+    assert len(predictions) == 24
+    assert file.times is not None
+    assert [s.time for s in samples] == file.times[::stride]
+
+
+def test_a_stride_below_1() -> None:
+    with pytest.raises(OptionError, match="1 or more"):
+        predict_frames(made(3), Numbers(), every=0)
+
+
+# ---- a stream
+
+
+@pytest.mark.parametrize(
+    ("maps_per_clip", "options", "every", "most"),
+    [
+        (16, {}, 1, 20),
+        (16, {}, 3, 55),
+        (16, {"cuts": False}, 1, 18),
+        (16, {"batch_size": 3}, 1, 44),
+        (16, {"windowing": "published"}, 1, 36),
+        (1, {}, 1, 5),
     ],
 )
 def test_few_frames_are_held(
-    maps_per_clip: int, options: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+    maps_per_clip: int, options: dict[str, Any], every: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory stays flat: a frame is let go once its map was given and the next one is asked for."""
     alive: weakref.WeakSet[MadeFrame] = weakref.WeakSet()
     images: list[weakref.ref[np.ndarray]] = []
 
     def source() -> Iterator[Any]:
-        for frame in made(70, 30):
+        for frame in made(180, 80):
             alive.add(frame)
             yield frame
 
-    def recorded(rgb: np.ndarray) -> Tensor:
-        array = preprocess(rgb).numpy().copy(order="K")
-        images.append(weakref.ref(array))
-        return torch.from_numpy(array)
+    scale = Preprocessor.image
 
-    monkeypatch.setattr(predict, "preprocess", recorded)
+    def recorded(self: Preprocessor, frame: Any) -> np.ndarray:
+        array = scale(self, frame)
+        images.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(Preprocessor, "image", recorded)
     held = held_images = 0
-    for prediction in predict_frames(source(), Numbers(maps_per_clip), **options):
+    for prediction in predict_frames(source(), Numbers(maps_per_clip), InferenceOptions(**options), every=every):
         held = max(held, len(alive))
         held_images = max(held_images, sum(image() is not None for image in images))
         del prediction
@@ -300,7 +343,7 @@ def test_maps_come_while_frames_are_read() -> None:
             read += 1
             yield frame
 
-    predictions = predict_frames(source(), Numbers(16))
+    predictions = predict_frames(source(), Numbers())
     assert read == 0
     next(predictions)
     assert read <= 20
@@ -312,103 +355,98 @@ def test_errors_of_the_source_come_through() -> None:
         raise InputError("the disk is gone")
 
     with pytest.raises(InputError, match="disk"):
-        list(predict_frames(source(), Numbers(16)))
+        list(predict_frames(source(), Numbers()))
+
+
+class InFlight(Numbers):
+    """Begins batches; tells how many are in flight."""
+
+    batch_size = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_flight = self.most = 0
+
+    def start(self, clips: np.ndarray) -> Any:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+
+        def finish() -> np.ndarray:
+            self.in_flight -= 1
+            return self(clips)
+
+        return finish
+
+
+def test_one_batch_is_in_flight_while_the_next_is_read() -> None:
+    backend = InFlight()
+    predictions = list(predict_frames(made(150, 70), backend))
+    assert [p.frame.index for p in predictions] == list(range(150))
+    for number, prediction in enumerate(predictions):
+        np.testing.assert_allclose(prediction.map, number + 1, rtol=1e-4)
+    assert backend.most == 2
+    assert max(backend.batches) == 2
+    assert backend.in_flight == 0
+    stopped = predict_frames(made(150), backend)
+    next(stopped)
+    assert backend.in_flight == 1
+    stopped.close()  # type: ignore[attr-defined]
+    assert backend.in_flight == 0
 
 
 # ---- options
 
 
-@pytest.mark.parametrize(
-    ("maps_per_clip", "options", "match"),
-    [
-        (16, {"windowing": "hann"}, "crossfade, published"),
-        (16, {"overlap": 16}, "0 to 15"),
-        (16, {"overlap": 4, "windowing": "published"}, "overlap"),
-        (1, {"overlap": 4}, "overlap"),
-        (16, {"batch_size": 0}, "1 or more"),
-        (16, {"precision": "bfloat16"}, "PyTorch"),
-        (16, {"backend": "openvino"}, "PyTorch"),
-    ],
-)
-def test_wrong_options_are_told_at_once(maps_per_clip: int, options: dict[str, Any], match: str) -> None:
-    with pytest.raises(OptionError, match=match):
-        predict_frames(made(3), Numbers(maps_per_clip), **options)
-    with pytest.raises(OptionError, match=match):
-        predict_video("no such file", Numbers(maps_per_clip), **options)
+def test_overlap_is_for_models_with_16_maps() -> None:
+    options = InferenceOptions(overlap=4)
+    with pytest.raises(OptionError, match="overlap"):
+        predict_frames(made(3), Numbers(1), options)
+    with pytest.raises(OptionError, match="overlap"):
+        predict_video("no such file", Numbers(1), options)
 
 
-@pytest.fixture(scope="module")
-def small_model() -> TinyHD:
+def test_networks_in_memory() -> None:
     torch.manual_seed(0)
-    return TinyHD(TinyHDConfig(True, 4, ("d2",), output_stride=4)).eval()
-
-
-def test_precisions(small_model: TinyHD) -> None:
-    with pytest.raises(OptionError, match="float32, bfloat16, float16"):
-        TorchBackend(small_model, "float64")
-    with pytest.raises(OptionError, match="GPU"):
-        TorchBackend(small_model, "float16")
-    full = np.stack([p.map for p in predict_frames(made(16), small_model, backend="torch")])
-    half = np.stack([p.map for p in predict_frames(made(16), small_model, backend="torch", precision="bfloat16")])
+    model = TinyHD(TinyHDConfig(True, 4, ("d2",), output_stride=4)).eval()
+    full = np.stack([p.map for p in predict_frames(made(16), model)])
+    half = np.stack([p.map for p in predict_frames(made(16), model, InferenceOptions(precision="bfloat16"))])
     assert half.dtype == np.float32
     assert not np.array_equal(full, half)
     np.testing.assert_allclose(half, full, atol=0.02)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-    ],
-)
-def test_out_of_memory(small_model: TinyHD, error: Exception) -> None:
-    def fail(_: Tensor) -> None:
-        raise error
-
-    small_model = copy.deepcopy(small_model)
-    small_model.forward = fail  # type: ignore[assignment]
-    with pytest.raises(OptionError, match="batches of 2 clips; use a smaller batch size"):
-        list(predict_frames(made(40), small_model, batch_size=2, backend="torch"))
-
-
-def test_other_errors_are_not_hidden(small_model: TinyHD) -> None:
-    def fail(_: Tensor) -> None:
-        raise RuntimeError("a bug")
-
-    small_model = copy.deepcopy(small_model)
-    small_model.forward = fail  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="a bug"):
-        list(predict_frames(made(40), small_model, backend="torch"))
-
-
 # ---- files
 
 
-class Still(Numbers):
+class Still(FakeBackend):
     """In place of the network: maps of ones."""
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        return torch.ones(len(clips), self.maps_per_clip, 48, 64)
+    map_shape = (48, 64)
+
+    def __init__(self, maps_per_clip: int = 16) -> None:
+        self.maps_per_clip = maps_per_clip
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        return np.ones((len(clips), self.maps_per_clip, 48, 64), np.float32)
 
 
 @pytest.mark.parametrize("maps_per_clip", [16, 1])
 @pytest.mark.parametrize("kind", ["one_frame", "still", "gif", "plain", "vfr", "rotated"])
 def test_files_of_all_kinds(tmp_path: Path, kind: str, maps_per_clip: int) -> None:
     file: makers.Made = getattr(makers, kind)(tmp_path)
-    predictions = list(predict_video(file.path, Still(maps_per_clip)))
+    predictions = list(predict_video(file.path, Still(maps_per_clip), InferenceOptions(sampling_rate=8)))
     assert [makers.read_barcode(p.frame.to_rgb()) for p in predictions] == file.numbers
     assert all(p.map.shape == (192, 256) for p in predictions)
 
 
 def test_parts_of_files_and_open_readers(tmp_path: Path) -> None:
     file = makers.plain(tmp_path, 24)  # 25 frames/s
-    part = predict_video(file.path, Still(16), start=0.2, end=0.6)
+    part = predict_video(file.path, Still(), start=0.2, end=0.6)
     assert [makers.read_barcode(p.frame.to_rgb()) for p in part] == list(range(5, 15))
     with open_video(file.path) as reader:
-        assert len(list(predict_video(reader, Still(16)))) == 24
+        assert len(list(predict_video(reader, Still()))) == 24
     with open_video(file.path) as reader, pytest.raises(OptionError, match="reader"):
-        predict_video(reader, Still(16), start=1.0)
+        predict_video(reader, Still(), start=1.0)
 
 
 def test_the_file_is_closed_when_the_caller_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +457,7 @@ def test_the_file_is_closed_when_the_caller_stops(tmp_path: Path, monkeypatch: p
         return readers[-1]
 
     monkeypatch.setattr(predict, "open_video", recorded)
-    predictions = predict_video(makers.plain(tmp_path, 40).path, Still(16))
+    predictions = predict_video(makers.plain(tmp_path, 40).path, Still())
     assert not readers
     next(predictions)
     predictions.close()  # type: ignore[attr-defined]
@@ -428,10 +466,23 @@ def test_the_file_is_closed_when_the_caller_stops(tmp_path: Path, monkeypatch: p
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        list(predict_video(tmp_path / "none.mp4", Still(16)))
+        list(predict_video(tmp_path / "none.mp4", Still()))
 
 
 # ---- against the authors' results on a whole video
+
+
+@pytest.fixture
+def plain_bilinear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames as the authors resize them: bilinear without antialiasing, not rounded."""
+
+    def image(self: Preprocessor, frame: Frame) -> np.ndarray:
+        whole = torch.from_numpy(frame.to_rgb()).permute(2, 0, 1)[None].float() / 255
+        small = F.interpolate(whole, (192, 256), mode="bilinear", align_corners=False)[0]
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return ((small - mean) / std).numpy()
+
+    monkeypatch.setattr(Preprocessor, "image", image)
 
 
 def block_means(saliency: np.ndarray) -> np.ndarray:
@@ -439,13 +490,14 @@ def block_means(saliency: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("plain_bilinear")
 def test_published_m_on_a_whole_video(shared: Path) -> None:
     golden = np.load(shared / "golden" / "official_rc4_video_0068.npz")
     model = load_model(shared / "weights" / "d123m_rc4_rc1T.pth")
     video = shared / "media" / "dhf1k_0068.avi"
     expected, peaks = golden["m_maps_24x32_mean"], golden["m_peak_yx"]
     count = 0
-    for frame, saliency, _ in predict_video(video, model, windowing="published", cuts=False):
+    for frame, saliency, _ in predict_video(video, model, InferenceOptions(windowing="published", cuts=False)):
         means = block_means(saliency)
         assert np.corrcoef(means.ravel(), expected[count].ravel())[0, 1] >= 0.995, count
         np.testing.assert_allclose(means, expected[count], atol=1e-4, rtol=0)
@@ -456,27 +508,30 @@ def test_published_m_on_a_whole_video(shared: Path) -> None:
     assert count == len(expected) == 540
 
 
-class Only(TorchBackend):
+class Only(FakeBackend):
     """Computes the windows of some frames; the others' maps are ones."""
 
+    maps_per_clip = 1
+
     def __init__(self, model: TinyHD, frames: Iterable[int]) -> None:
-        super().__init__(model)
+        self.backend = TorchBackend(model)
         self.frames = set(frames)
         self.done = 0
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        (clip,) = clips
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        assert len(clips) == 1
         self.done += 1
-        return super().__call__(clip[None]) if self.done - 1 in self.frames else torch.ones(1, 1, 192, 256)
+        return self.backend(clips) if self.done - 1 in self.frames else np.ones((1, 1, 192, 256), np.float32)
 
 
+@pytest.mark.usefixtures("plain_bilinear")
 def test_published_s_on_a_whole_video(shared: Path) -> None:
     golden = np.load(shared / "golden" / "official_rc4_video_0068.npz")
     indices = golden["s_frame_index"].tolist()
     model = Only(load_model(shared / "weights" / "d123s_rc4_rc1T.pth"), indices)
     video = shared / "media" / "dhf1k_0068.avi"
     found: dict[int, np.ndarray] = {}
-    for frame, saliency, _ in predict_video(video, model, cuts=False, batch_size=1):
+    for frame, saliency, _ in predict_video(video, model, InferenceOptions(cuts=False)):
         assert isinstance(frame, Frame)
         if frame.index in indices:
             found[frame.index] = block_means(saliency)

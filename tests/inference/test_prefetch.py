@@ -1,4 +1,4 @@
-"""tinyhd.parallel, and the whole chain when a stage fails: it ends at once, with that error, and leaves nothing."""
+"""A stage's thread, and the whole chain when a stage fails: it ends at once, with that error, and leaves nothing."""
 
 import threading
 import time
@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import makers
+import numpy as np
 import pytest
-import torch
 from fakes import GrayModel
-from torch import Tensor
 
-from tinyhd import encode, predict, video
 from tinyhd.errors import InputError, OutputError
-from tinyhd.inference.prefetch import ahead
+from tinyhd.inference.prefetch import prefetch
+from tinyhd.inference.preprocess import Preprocessor
 from tinyhd.pipeline.annotate import annotate
+from tinyhd.video.pixel_format import PictureConverter
+from tinyhd.video.writer import VideoWriter
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +46,13 @@ class Source:
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_items_come_in_order(size: int) -> None:
     source = Source(50)
-    assert list(ahead(iter(source), size)) == list(range(50))
+    assert list(prefetch(iter(source), size)) == list(range(50))
     assert source.closed_in == "tinyhd"
 
 
 def test_it_starts_when_asked_and_runs_no_further_than_allowed() -> None:
     source = Source(50)
-    items = ahead(iter(source), 3)
+    items = prefetch(iter(source), 3)
     assert source.given == 0
     assert next(items) == 0
     time.sleep(0.2)
@@ -62,20 +63,25 @@ def test_it_starts_when_asked_and_runs_no_further_than_allowed() -> None:
 
 
 def test_the_source_runs_beside_its_consumer() -> None:
-    def slow() -> Iterator[int]:
-        for number in range(10):
-            time.sleep(0.05)
-            yield number
+    """Neither waits for the other to be done: each item is given while the consumer holds the one before."""
+    held = threading.Event()
+    given = threading.Event()
 
-    began = time.perf_counter()
-    for _ in ahead(slow(), 4):
-        time.sleep(0.05)
-    assert time.perf_counter() - began < 0.85  # 1.0 one after the other
+    def source() -> Iterator[int]:
+        yield 0
+        assert held.wait(10)
+        given.set()
+        yield 1
+
+    for number in prefetch(source(), 4):
+        if number == 0:
+            held.set()
+            assert given.wait(10)
 
 
 @pytest.mark.parametrize("error", [InputError("the disk is gone"), KeyboardInterrupt()])
 def test_errors_come_after_the_items_before_them(error: BaseException) -> None:
-    items = ahead(iter(Source(5, error)), 2)
+    items = prefetch(iter(Source(5, error)), 2)
     assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(type(error)):
         next(items)
@@ -83,7 +89,7 @@ def test_errors_come_after_the_items_before_them(error: BaseException) -> None:
 
 def test_stages_end_each_other() -> None:
     source = Source(1000)
-    items = ahead(ahead(iter(source), 2), 2)
+    items = prefetch(prefetch(iter(source), 2), 2)
     assert next(items) == 0
     items.close()
     assert source.closed_in == "tinyhd"
@@ -110,7 +116,7 @@ class FailingModel(GrayModel):
         super().__init__()
         self.error = error
 
-    def __call__(self, clips: Tensor) -> Tensor:
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
         if self.clips:
             raise self.error
         return super().__call__(clips)
@@ -124,23 +130,23 @@ def test_a_failing_stage_ends_the_run(
     source = makers.plain(tmp_path, 200).path
     model, progress = GrayModel(), None
     converted = [0]
-    convert = video.PictureConverter.__call__
+    convert = PictureConverter.__call__
 
     def counted(self: Any, frame: Any) -> Any:
         converted[0] += 1
         return convert(self, frame)
 
-    monkeypatch.setattr(video.PictureConverter, "__call__", counted)
+    monkeypatch.setattr(PictureConverter, "__call__", counted)
     if stage == "reader":
-        monkeypatch.setattr(predict, "preprocess_frame", fail_at(30, error, predict.preprocess_frame))
+        monkeypatch.setattr(Preprocessor, "image", fail_at(30, error, Preprocessor.image))
     if stage == "model":
         model = FailingModel(error)
     if stage == "writer":
-        monkeypatch.setattr(encode.VideoWriter, "write", fail_at(5, error, encode.VideoWriter.write))
+        monkeypatch.setattr(VideoWriter, "write", fail_at(5, error, VideoWriter.write))
     if stage == "progress":
         progress = fail_at(5, error, lambda done, total: None)
     with pytest.raises(type(error)) as caught:
-        annotate(source, tmp_path / "out.mp4", model=model, progress=progress, stats=tmp_path / "out.csv")
+        annotate(source, tmp_path / "out.mp4", backend=model, progress=progress, stats=tmp_path / "out.csv")
     assert caught.value is error
     assert {path.name for path in tmp_path.iterdir()} == {source.name}
     assert converted[0] < 100  # of 200: it did not read on
@@ -156,5 +162,5 @@ def test_order_and_values_do_not_depend_on_threads(tmp_path: Path) -> None:
     alone = list(predict_frames(read_frames(source), GrayModel()))
     assert [p.frame.index for p in beside] == [p.frame.index for p in alone] == list(range(61))
     for a, b in zip(beside, alone, strict=True):
-        assert torch.equal(torch.from_numpy(a.map), torch.from_numpy(b.map))
+        np.testing.assert_array_equal(a.map, b.map)
         assert a.is_cut == b.is_cut

@@ -221,12 +221,10 @@ def _converted(file: ModelFile) -> Iterator[tuple[Path, dict[str, Any]]]:
     versions = f"{openvino.get_version()} {tinyhd.__version__}"
     name = hashlib.sha256(f"{versions} {file.hash}".encode()).hexdigest()[:32]
     folder = cache_folder() / "converted" / name
-    with contextlib.suppress(OSError, ValueError):
-        facts = json.loads((folder / "model.json").read_text())
-        if converted_hash(folder / "model.xml") == facts["sha256"]:
-            os.utime(folder)
-            yield folder, facts
-            return
+    facts = _kept_facts(folder)
+    if facts is not None:
+        yield folder, facts
+        return
     log.info("Preparing the model for OpenVINO, which is done once and takes some seconds.")
     with contextlib.ExitStack() as stack:
         try:
@@ -246,9 +244,21 @@ def _converted(file: ModelFile) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield new, facts
 
 
-def convert(file: ModelFile, path: Path) -> dict[str, Any]:
-    """Write a model as OpenVINO's pair of files, `path` (.xml) and .bin, for one clip at a time, weights in half
-    precision; returns what is to be known of it, ready for JSON."""
+def _kept_facts(folder: Path) -> dict[str, Any] | None:
+    """What was kept of a converted network; None where it is not there, or damaged."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / "model.json").read_text())
+        if converted_hash(folder / "model.xml") != facts["sha256"]:
+            return None
+        os.utime(folder)  # it counts as new
+        return facts
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def convert(file: ModelFile, path: Path, *, half: bool = False) -> dict[str, Any]:
+    """Write a model as OpenVINO's pair of files, `path` (.xml) and .bin, for one clip at a time; `half`: with weights
+    in half precision. Returns what is to be known of it, ready for JSON."""
     import openvino
 
     from tinyhd.network.convert import to_openvino
@@ -257,7 +267,7 @@ def convert(file: ModelFile, path: Path) -> dict[str, Any]:
     model = load_model_bytes(file.read(), file.name)
     network = to_openvino(model)
     network.reshape([1, *CLIP_SHAPE])
-    openvino.save_model(network, path, compress_to_fp16=True)
+    openvino.save_model(network, path, compress_to_fp16=half)
     return {
         "name": path.stem,
         "config": model.config.to_dict(),
@@ -267,10 +277,11 @@ def convert(file: ModelFile, path: Path) -> dict[str, Any]:
 
 
 def converted_hash(path: Path) -> str:
-    """Hexadecimal sha256 over a converted network's .xml and .bin."""
-    digest = hashlib.sha256(path.read_bytes())
-    digest.update(path.with_suffix(".bin").read_bytes())
-    return digest.hexdigest()
+    """Hexadecimal sha256 over a converted network's .xml and .bin; "" where one is missing."""
+    try:
+        return hashlib.sha256(path.read_bytes() + path.with_suffix(".bin").read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def bfloat16_agreement(path: Path) -> float:
@@ -285,7 +296,8 @@ def bfloat16_agreement(path: Path) -> float:
     for precision in ("f32", "bf16"):
         compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision})
         results.append(compiled(fixed_clip())[0][0])
-    return min(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in zip(*results, strict=True))
+    with np.errstate(invalid="ignore"):  # constant maps
+        return min(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in zip(*results, strict=True))
 
 
 def fixed_clip() -> np.ndarray:

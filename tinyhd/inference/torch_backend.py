@@ -65,10 +65,15 @@ class TorchBackend:
 
     def __call__(self, clips: np.ndarray) -> np.ndarray:
         """See `Backend`."""
-        return self.start(clips)()
+        return self._begin(clips)()
 
-    def start(self, clips: np.ndarray) -> Result:
-        """Begin a batch, which a GPU computes while the caller goes on; what is returned waits for its maps."""
+    @property
+    def start(self) -> Callable[[np.ndarray], Result] | None:
+        """On GPUs a function that begins a batch, which is computed while the caller goes on, and returns a function
+        that waits for its maps; None on CPUs."""
+        return None if self.device.type == "cpu" else self._begin
+
+    def _begin(self, clips: np.ndarray) -> Result:
         size = min(self._limit or len(clips), len(clips))
         try:
             parts = [self._launch(clips[k : k + size]) for k in range(0, len(clips), size)]
@@ -105,7 +110,7 @@ class TorchBackend:
                     self.device, size, self._limit)  # fmt: skip
         with suppress(Exception):
             torch.cuda.empty_cache()
-        return self.start(clips)
+        return self._begin(clips)
 
     def _translated(self, error: RuntimeError) -> Exception:
         """On GPUs one sentence; on a CPU errors are bugs, but for its memory."""
@@ -135,12 +140,12 @@ class FallbackBackend:
         return self.start(clips)()
 
     def start(self, clips: np.ndarray) -> Result:
-        """See `TorchBackend.start`."""
+        """Begin a batch, as the function that `TorchBackend.start` gives."""
         current = self._current
         if not isinstance(current, TorchBackend):
             return lambda: current(clips)
         try:
-            result = current.start(clips)
+            result = current._begin(clips)
         except DeviceError as error:
             return self._fall_back(clips, error)
 

@@ -15,6 +15,7 @@ from fiftyone.core.collections import SampleCollection
 import tinyhd
 from tinyhd.errors import InputError, OptionError
 from tinyhd.files import make_folder
+from tinyhd.options import InferenceOptions, RenderOptions
 from tinyhd.video.playback import FrameClock, browser_plays, reencode
 from tinyhd.video.reader import open_video
 
@@ -98,16 +99,15 @@ def annotate_videos(
     target: _Slice | _PathField = (
         _Slice(dataset, settings) if dataset.media_type == "group" else _PathField(dataset, settings)
     )
-    network = tinyhd.load_model(settings.model, settings.device)
+    render = RenderOptions(style=settings.style, colormap=settings.colormap, normalize=settings.normalize)
+    backend = tinyhd.open_backend(InferenceOptions(settings.model, settings.device))
 
     def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
         result = tinyhd.annotate(
             path,
             output,
-            model=network,
-            style=settings.style,
-            colormap=settings.colormap,
-            normalize=settings.normalize,
+            render=render,
+            backend=backend,
             overwrite=True,
             progress=progress,
         )

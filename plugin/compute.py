@@ -22,8 +22,7 @@ import tinyhd
 from tinyhd.files import AtomicOutput, make_folder
 from tinyhd.inference.backends import Backend
 from tinyhd.inference.predict import predict_video
-from tinyhd.network.config import TinyHDConfig
-from tinyhd.network.model import TinyHD
+from tinyhd.options import InferenceOptions
 from tinyhd.render.grayscale import encode_display_map
 from tinyhd.render.normalize import SmoothedRange, normalize_map
 from tinyhd.saliency.regions import share_in_boxes
@@ -70,7 +69,7 @@ def compute(
     samples: SampleCollection,
     settings: Settings,
     *,
-    network: TinyHD | Backend | None = None,
+    network: Backend | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, ComputeSummary]:
     """Do a run; yields progress now and then, returns what was done.
@@ -94,7 +93,7 @@ def compute(
         return outcome
     maps_dir = Path(settings.maps_dir) if settings.maps_dir else default_folder(dataset, next(iter(paths.values())))
     run = Run(dataset, settings, maps_dir.absolute())
-    network = network or tinyhd.load_model(settings.model, settings.device)
+    network = network or tinyhd.open_backend(InferenceOptions(settings.model, settings.device))
     make_folder(run.folder)
     with run:
         fields.declare(dataset, settings.detections)
@@ -186,7 +185,7 @@ class _Video:
         self._boxes = [_Boxes(videos, sample_id, name, settings.field) for name in settings.detections]
         self.is_constant = self.is_playable = True
 
-    def frames(self, network: TinyHD | Backend, meter: "ProgressTracker") -> Generator[None]:
+    def frames(self, network: Backend, meter: "ProgressTracker") -> Generator[None]:
         """Compute everything, frame by frame; the maps have their names afterwards."""
         with open_video(self._path) as reader, AtomicOutput(self._target, folder=True) as output:
             info = reader.info
@@ -274,9 +273,8 @@ class _Video:
 class _Display:
     """Maps -> values in [0, 1] as they are stored, by the run's normalisation."""
 
-    def __init__(self, network: TinyHD | Backend, normalize: str) -> None:
-        config = network.config if isinstance(network, TinyHD) else TinyHDConfig
-        self._fixed = (0.0, config.display_scale) if normalize == "none" else None
+    def __init__(self, network: Backend, normalize: str) -> None:
+        self._fixed = (0.0, network.display_scale) if normalize == "none" else None
         self._smoothed = SmoothedRange()
 
     def __call__(self, saliency: np.ndarray, time_seconds: float, is_cut: bool) -> np.ndarray:

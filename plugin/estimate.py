@@ -11,7 +11,8 @@ from fiftyone.core.collections import SampleCollection
 import tinyhd
 from tinyhd.errors import TinyHDError
 from tinyhd.inference.windows import DEFAULT_OVERLAP
-from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+from tinyhd.network.config import CLIP_LENGTH, CLIP_SHAPE
+from tinyhd.options import InferenceOptions
 from tinyhd.render.grayscale import DISPLAY_SIDE
 
 _PROBED = 8
@@ -70,15 +71,11 @@ def _probe(path: str, changed: float) -> tuple[int, float] | None:
 @lru_cache(maxsize=8)
 def _frames_per_second(device: str) -> float:
     """Of the model that comes with tinyhd, measured here and now."""
-    import torch
-
-    from tinyhd.inference.backends import open_backend
-
-    maps = open_backend(tinyhd.load_model(device=device))
-    clip = torch.zeros(1, 3, CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH)
-    maps(clip)
+    backend = tinyhd.open_backend(InferenceOptions(device=device))
+    clip = np.zeros((1, *CLIP_SHAPE), np.float32)
+    backend(clip)
     began = time.perf_counter()
-    maps(clip).cpu()
+    backend(clip)
     per_frame = (time.perf_counter() - began) / (CLIP_LENGTH - DEFAULT_OVERLAP)
     return 1 / (per_frame + _REST_SECONDS)
 

@@ -197,8 +197,7 @@ class AnnotateVideos(VideoOperator):
         return annotate_videos(samples, AnnotateSettings.from_params(params), is_stopped=is_stopped)
 
     def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
-        from tinyhd.render.colors import DEFAULT_COLORMAP, STYLES
-        from tinyhd.render.normalize import NORMALIZATIONS
+        from tinyhd.options import DEFAULT_COLORMAP, NORMALIZATIONS, STYLES
 
         from .annotate import AnnotateSettings
         from .media import default_folder

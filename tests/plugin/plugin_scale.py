@@ -44,7 +44,7 @@ def main(count: int) -> None:
                 print(f"after {memory[-1][0]} videos: {memory[-1][1]:.0f} MB", flush=True)
             return result
 
-    tinyhd.load_model = lambda *_, **__: Model()
+    tinyhd.open_backend = lambda *_, **__: Model()
     estimate: Any = importlib.import_module(operator.__module__.rpartition(".")[0] + ".estimate")
     estimate._frames_per_second = lambda _: 20.0
     with tempfile.TemporaryDirectory() as name:

@@ -34,7 +34,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
     """A model that costs nothing, in place of the trained one."""
     model = GrayModel()
-    monkeypatch.setattr(tinyhd, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(tinyhd, "open_backend", lambda *_, **__: model)
     monkeypatch.setattr(plugin("estimate"), "_frames_per_second", lambda _: 20.0)
     return model
 
@@ -262,13 +262,14 @@ def test_delegated_run_stops_when_marked_failed(
     dataset = make_dataset(*videos)
     operation = ObjectId(str(operator()(dataset, maps_dir=str(tmp_path), delegate=True).result["id"]))
 
-    def fail_in_second(clips: Any) -> Any:
-        if grey.clips == 2:  # each video takes two
-            DelegatedOperationService().set_failed(operation)
-        return GrayModel.__call__(grey, clips)
+    class FailInSecond(GrayModel):
+        def __call__(self, clips: Any) -> Any:
+            if self.clips == 2:  # each video takes two
+                DelegatedOperationService().set_failed(operation)
+            return super().__call__(clips)
 
-    fail_in_second.maps_per_clip = 16  # type: ignore[attr-defined]
-    tinyhd.load_model = lambda *_, **__: fail_in_second  # type: ignore[assignment] # `grey` restores it
+    network = FailInSecond()
+    tinyhd.open_backend = lambda *_, **__: network  # type: ignore[assignment] # `grey` restores it
     run_delegated()
     assert completed(dataset) == ["a"]
     assert plugin("runs").find_run(dataset, "saliency")["state"] == "cancelled"

@@ -34,7 +34,7 @@ Modules = Callable[[str], Any]
 def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
     """A model that costs nothing, in place of the trained one."""
     model = GrayModel()
-    monkeypatch.setattr(tinyhd, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(tinyhd, "open_backend", lambda *_, **__: model)
     return model
 
 

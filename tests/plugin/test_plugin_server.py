@@ -25,7 +25,7 @@ import tinyhd
 from fakes import GrayModel
 
 assert not fo.config.singleton_cache
-tinyhd.load_model = lambda *_, **__: GrayModel()
+tinyhd.open_backend = lambda *_, **__: GrayModel()
 name, request = sys.argv[1], json.loads(sys.argv[2])
 operator = foo.get_operator("@tinyhd/saliency/" + name)
 result = operator.execute(foo.ExecutionContext(request, executor=Executor(), operator_uri=operator.uri))

@@ -295,7 +295,7 @@ def test_pictures(store, tmp_path, extension):
 
 
 def stats_of(entropies, seconds_each=0.1):
-    return [FrameStats(k, k * seconds_each, 1, 0.5, 0.5, 0.5, 0.5, 0.2, e) for k, e in enumerate(entropies)]
+    return [FrameStats(k, k * seconds_each, 1, 0.5, 0.5, 0.5, 0.5, 0.2, e, 50.0) for k, e in enumerate(entropies)]
 
 
 def test_moments_are_the_lowest_entropies_that_lie_apart():

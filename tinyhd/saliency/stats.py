@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyhd.saliency.focus import focus
 from tinyhd.saliency.regions import Region, share_in_boxes
 
 CENTER_BOX = (0.25, 0.25, 0.75, 0.75)
@@ -35,6 +36,8 @@ class FrameStats:
     """Root mean square distance from the centre of mass, as a fraction of the picture's diagonal."""
     entropy_bits: float
     """Of the map as a probability distribution: 0 for one pixel, 15.6 for all 192x256 alike."""
+    focus: float
+    """Percent of the attention that falls on the most attended twentieth of the picture: 5 to 100."""
     regions: dict[str, float] = field(default_factory=dict)
     """For each region the share of the attention that falls into it, 0 to 1."""
 
@@ -89,6 +92,7 @@ class StatsComputer:
             center_y=center_y,
             spread=float(np.sqrt(self._stretch**2 @ variance)),
             entropy_bits=max(0.0, float(-(positive * np.log2(positive)).sum())),
+            focus=focus(saliency),
             regions=self._region_shares(share),
         )
 
@@ -123,6 +127,7 @@ class VideoSummary:
     """Where the mean of all maps, each with sum 1, is largest; fractions of the picture."""
     spread: float
     entropy_bits: float
+    focus: float
     center_share: float
     peak_speed: float
     """The rest are means of the numbers that `FrameStats` and `TemporalStats` explain."""
@@ -137,7 +142,7 @@ class VideoStats:
         diagonal = math.hypot(shown_width, height)
         self._stretch = (shown_width / diagonal, height / diagonal)
         self._frames = 0
-        self._sums = np.zeros(4)
+        self._sums = np.zeros(5)
         self._mean_map: np.ndarray | None = None
         self._last: FrameStats | None = None
 
@@ -151,7 +156,7 @@ class VideoStats:
             speed = math.hypot(dx, dy) / (stats.time_seconds - self._last.time_seconds)
         self._frames += 1
         self._last = stats
-        self._sums += (stats.spread, stats.entropy_bits, center_share, speed)
+        self._sums += (stats.spread, stats.entropy_bits, stats.focus, center_share, speed)
         total = float(saliency.sum())
         if self._mean_map is None:
             self._mean_map = np.zeros(saliency.shape)
@@ -169,16 +174,14 @@ class VideoStats:
             raise ValueError("there is no summary of no frames")
         height, width = self._mean_map.shape
         row, column = divmod(int(np.argmax(self._mean_map)), width)
-        spread, entropy, center, speed = (float(value) for value in self._sums / self._frames)
+        spread, entropy, focused, center, speed = (float(value) for value in self._sums / self._frames)
         return VideoSummary(
             frame_count=self._frames,
             peak_x=(column + 0.5) / width,
             peak_y=(row + 0.5) / height,
             spread=spread,
             entropy_bits=entropy,
+            focus=focused,
             center_share=center,
             peak_speed=speed,
         )
-
-
-# ---- regions

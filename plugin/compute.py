@@ -1,8 +1,8 @@
 """Saliency of many videos, one after the other, into the dataset.
 
-A video is written when it is complete: first its maps appear, as a folder, then its frames' values, and last the
-sample's own numbers. A run that ends early, for whatever reason, leaves whole videos and nothing of the others, and the
-next one goes on from there.
+A video is written when it is complete: first its maps and its track appear, as a folder, then its frames' values, and
+last the sample's own statistics. A run that ends early, for whatever reason, leaves whole videos and nothing of the
+others, and the next one goes on from there.
 """
 
 import contextlib
@@ -19,22 +19,24 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
+from tinyhd.errors import TinyHDError
 from tinyhd.files import AtomicOutput, make_folder
-from tinyhd.inference.backends import Backend
-from tinyhd.inference.predict import predict_video
 from tinyhd.options import InferenceOptions
+from tinyhd.pipeline.analyze import Backend, analysis
 from tinyhd.render.grayscale import encode_display_map
-from tinyhd.render.normalize import SmoothedRange, normalize_map
+from tinyhd.render.normalize import Normalizer
 from tinyhd.saliency.regions import share_in_boxes
 from tinyhd.saliency.stats import StatsComputer, VideoStats, VideoSummary
-from tinyhd.video.frame import VideoInfo
-from tinyhd.video.playback import FrameClock, browser_plays
-from tinyhd.video.reader import VideoReader, open_video
+from tinyhd.saliency.track import SaliencyTrack
+from tinyhd.video.playback import browser_plays
 
-from .media import all_videos, check_videos, dataset_of, default_folder, metadata_of
+from .media import all_videos, app_frames, app_rate, check_videos, dataset_of, default_folder, metadata_of
 from .progress import Cancelled, Progress, ProgressTracker, RunSummary, count
-from .runs import Run
-from .settings import Fields, Settings, detection_path
+from .runs import Run, list_runs
+from .settings import Fields, Settings, detection_path, seen
+
+TRACK = "saliency.track.npz"
+"""In the folder of a video's maps: what the model saw, for everything else that is made of it."""
 
 _FRAMES_AT_ONCE = 500
 """Frames whose values are written to the database in one go."""
@@ -44,39 +46,30 @@ _FRAMES_AT_ONCE = 500
 class ComputeSummary(RunSummary):
     """What a run has done."""
 
-    inexact: int = 0
-    """Videos whose frames the App shows at slightly wrong times: variable frame rate, or a late first frame."""
     unplayable: int = 0
     """Videos that browsers do not play."""
 
     def notes(self) -> list[str]:
-        notes = []
-        if self.inexact:
-            notes.append(
-                f"{count(self.inexact, 'video')} with a variable frame rate or a late first frame: the App counts "
-                "frames at a constant rate, so heat maps are shown a little early or late there. "
-                "“Make videos playable” (reencode_videos) cures that."
-            )
-        if self.unplayable:
-            notes.append(
-                f"{count(self.unplayable, 'video')} that browsers cannot play: “Make videos playable” "
-                "(reencode_videos) cures that."
-            )
-        return notes
+        if not self.unplayable:
+            return []
+        return [
+            f"{count(self.unplayable, 'video')} that browsers cannot play: “Make videos playable” "
+            "(reencode_videos) cures that."
+        ]
 
 
 def compute(
     samples: SampleCollection,
     settings: Settings,
     *,
-    network: Backend | None = None,
+    backend: Backend | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, ComputeSummary]:
     """Do a run; yields progress now and then, returns what was done.
 
     Args:
         samples: videos, of a dataset or a view.
-        network: instead of the model that the settings name.
+        backend: instead of what the settings name.
         is_stopped: asked after every frame whether to stop, besides `runs.cancel`.
 
     Raises:
@@ -92,12 +85,12 @@ def compute(
     if not paths:
         return outcome
     maps_dir = Path(settings.maps_dir) if settings.maps_dir else default_folder(dataset, next(iter(paths.values())))
-    run = Run(dataset, settings, maps_dir.absolute())
-    network = network or tinyhd.open_backend(InferenceOptions(settings.model, settings.device))
+    backend = backend or tinyhd.open_backend(settings.inference)
+    run = Run(dataset, settings, backend, maps_dir.absolute())
     make_folder(run.folder)
     with run:
         fields.declare(dataset, settings.detections)
-        todo = _wanted(samples, paths, settings)
+        todo = wanted(samples, settings)
         _sweep(run.folder, dataset, fields)
         outcome.skipped = len(paths) - len(todo)
         meter = ProgressTracker(len(todo))
@@ -108,8 +101,8 @@ def compute(
                 path = paths[sample_id]
                 meter.begin(Path(path).name)
                 try:
-                    work = _Video(videos, sample_id, path, settings, fields, run.folder)
-                    with contextlib.closing(work.frames(network, meter)) as steps:
+                    work = _Video(videos, sample_id, path, settings, run.folder)
+                    with contextlib.closing(work.frames(backend, meter)) as steps:
                         for _ in steps:
                             if run.is_stopped() or is_stopped():
                                 raise Cancelled
@@ -124,7 +117,6 @@ def compute(
                 else:
                     outcome.completed += 1
                     outcome.frames += summary.frame_count
-                    outcome.inexact += not work.is_constant
                     outcome.unplayable += not work.is_playable
                 if run.is_stopped():
                     raise Cancelled
@@ -140,16 +132,16 @@ def compute(
     return outcome
 
 
-def _wanted(samples: SampleCollection, paths: dict[str, str], settings: Settings) -> list[str]:
-    """The ids of the videos to compute."""
+def wanted(samples: SampleCollection, settings: Settings) -> list[str]:
+    """The ids of the videos that a run will compute."""
     fields = Fields(settings.field)
+    if not dataset_of(samples).has_sample_field(fields.stats):
+        return list(samples.values("id"))
     ids, complete, errors = samples.values(["id", f"{fields.stats}.frame_count", fields.error])
     return [
         sample_id
         for sample_id, frames, error in zip(ids, complete, errors, strict=True)
-        if sample_id in paths
-        and not (settings.skip_existing and frames is not None)
-        and not (settings.skip_failures and error is not None)
+        if not (settings.skip_existing and frames is not None) and not (settings.skip_failures and error is not None)
     ]
 
 
@@ -164,60 +156,104 @@ def _sweep(folder: Path, dataset: fo.Dataset, fields: Fields) -> None:
 def forget(videos: SampleCollection, sample_id: str, fields: Fields) -> str | None:
     """Take back what a run gave to a video, also one that was killed; the folder of its maps, which stays."""
     view = videos.select(sample_id)
-    [folder], [numbers] = view.values([f"{fields.stats}.maps", f"{fields.heatmap}.spread"])
+    [folder], [values] = view.values([f"{fields.stats}.maps", f"{fields.heatmap}.spread"])
     if folder:
         videos.set_values(fields.stats, {sample_id: None}, key_field="id")
-    if any(value is not None for value in numbers or ()):
+    if any(value is not None for value in values or ()):
         view.clear_frame_field(fields.field)
     return folder if isinstance(folder, str) else None
+
+
+def find_track(
+    videos: SampleCollection, sample_id: str, path: str, inference: InferenceOptions, backend: Backend
+) -> Path | None:
+    """The track of a video that some run of the dataset has kept, with the same model and options, and of the file as
+    it is now: nothing needs to be computed again."""
+    wanted = seen(inference.to_dict()) | {"model_hash": backend.model_hash}
+    for run in list_runs(dataset_of(videos)):
+        if all(run.get(name) == value for name, value in wanted.items()):
+            [folder] = videos.select(sample_id).values(f"{Fields(run['field']).stats}.maps")
+            track = Path(folder or "") / TRACK
+            if folder and track.is_file() and _is_of(track, path):
+                return track
+    return None
+
+
+def _is_of(track: Path, video: str) -> bool:
+    try:
+        info = tinyhd.probe(video)
+        with SaliencyTrack(track) as found:
+            found.check_source(video, info.width, info.height)
+    except TinyHDError:
+        return False
+    return True
 
 
 class _Video:
     """One video of a run."""
 
-    def __init__(
-        self, videos: SampleCollection, sample_id: str, path: str, settings: Settings, fields: Fields, folder: Path
-    ) -> None:
+    def __init__(self, videos: SampleCollection, sample_id: str, path: str, settings: Settings, folder: Path) -> None:
         self._videos, self._id, self._path = videos, sample_id, path
-        self._settings, self._fields = settings, fields
-        self._target = folder / f"{sample_id}-{secrets.token_hex(4)}"  # browsers keep pictures by name
-        self._numbers: list[tuple[float, ...]] = []
+        self._settings, self._fields = settings, Fields(settings.field)
+        self._target = folder / f"{sample_id}-{secrets.token_hex(4)}"  # browsers keep images by name
+        self._values: dict[int, tuple[str, tuple[float, ...]]] = {}  # by frame number: a map's name, and statistics
         self._boxes = [_Boxes(videos, sample_id, name, settings.field) for name in settings.detections]
-        self.is_constant = self.is_playable = True
+        [self._metadata] = self._view().values("metadata")
+        self.is_playable = True
 
-    def frames(self, network: Backend, meter: "ProgressTracker") -> Generator[None]:
+    def frames(self, backend: Backend, meter: ProgressTracker) -> Generator[None]:
         """Compute everything, frame by frame; the maps have their names afterwards."""
-        with open_video(self._path) as reader, AtomicOutput(self._target, folder=True) as output:
-            info = reader.info
-            self._info, self._clock = info, FrameClock(info)
-            meter.frames = info.frame_count
-            compute = StatsComputer(info.width, info.height, float(info.sample_aspect_ratio))
-            self._stats = VideoStats(info.width, info.height, float(info.sample_aspect_ratio))
-            shown = _Display(network, self._settings.normalize)
-            width = round(info.width * info.sample_aspect_ratio)
-            for frame, saliency, is_cut in predict_video(reader, network):
-                numbers = compute(saliency, frame.index, frame.time_seconds)
-                focus = self._stats.add(saliency, numbers, is_cut)
-                self._numbers.append((numbers.peak_x, numbers.peak_y, numbers.spread, numbers.entropy_bits, *focus))
-                self._clock.add(frame)
-                levels = shown(saliency, frame.time_seconds, is_cut)
-                if frame.index % self._settings.stride == 0:
-                    png = encode_display_map(levels, width, info.height)
-                    (output.temporary / _map_name(frame.index)).write_bytes(png)
-                for boxes in self._boxes:
-                    boxes.add(frame.index, saliency)
+        with AtomicOutput(self._target, folder=True) as output:
+            track = output.temporary / TRACK
+            known = find_track(self._videos, self._id, self._path, self._settings.inference, backend)
+            if known:
+                shutil.copyfile(known, track)
+            elif self._settings.normalize == "video":  # its range has to be known first
+                with analysis(self._path, inference=self._settings.inference, backend=backend, keep=track) as run:
+                    for _ in run:
+                        meter.frames = 2 * run.expected_frames if run.expected_frames else None
+                        meter.frame()
+                        yield
+            yield from self._store(backend, track, output.temporary, meter)
+
+    def _store(self, backend: Backend, track: Path, folder: Path, meter: ProgressTracker) -> Generator[None]:
+        """The maps of all frames as images, and their statistics."""
+        with contextlib.ExitStack() as stack:
+            found = stack.enter_context(SaliencyTrack(track)) if track.exists() else None
+            run = stack.enter_context(
+                analysis(
+                    self._path,
+                    inference=self._settings.inference,
+                    backend=backend,
+                    track=found,
+                    keep=None if found else track,
+                )
+            )
+            self._info = info = run.info
+            meter.frames = meter.frames or run.expected_frames
+            shape = (info.width, info.height, float(info.sample_aspect_ratio))
+            compute, self._stats = StatsComputer(*shape), VideoStats(*shape)
+            normalize = Normalizer(
+                self._settings.normalize, run.display_scale, found.info.value_range if found else None
+            )
+            name, stride = "", self._settings.stride
+            for numbers, (frame, saliency, is_cut) in app_frames(run, app_rate(self._metadata, info), info):
+                stats = compute(saliency, frame.index, frame.time_seconds)
+                temporal = self._stats.add(saliency, stats, is_cut)
+                shown = normalize(saliency, frame.time_seconds, is_cut)
+                if frame.index % stride == 0:
+                    name = f"{frame.index + 1:06d}.png"
+                    png = encode_display_map(shown, round(info.width * info.sample_aspect_ratio), info.height)
+                    (folder / name).write_bytes(png)
+                values = (stats.peak_x, stats.peak_y, stats.spread, stats.entropy_bits, *temporal)
+                for number in numbers:
+                    self._values[number] = name, values
+                    for boxes in self._boxes:
+                        boxes.add(number, saliency)
                 meter.frame()
                 yield
-            self._note(reader, info)
-
-    def _note(self, reader: VideoReader, info: VideoInfo) -> None:
-        self.is_constant, self.is_playable = self._clock.is_constant, browser_plays(info)
-        self._warnings = list(reader.warnings)
-        if not self.is_constant:
-            self._warnings.append(
-                "Variable frame rate or late first frame: heat maps are shown up to "
-                f"{self._clock.error_seconds:.2f} s early or late."
-            )
+            self.is_playable = browser_plays(info)
+            self._warnings = list(run.reader.warnings)
         if not self.is_playable:
             self._warnings.append(f"Browsers do not play {info.codec} in this container.")
 
@@ -229,14 +265,10 @@ class _Video:
             self._save_frames()
             for boxes in self._boxes:
                 boxes.save()
-            values = dict(summary.__dict__)
-            stats = fo.DynamicEmbeddedDocument(
-                **values,
-                timing_error_seconds=self._clock.error_seconds,
-                maps=str(self._target),
-                warnings=self._warnings,
-            )
-            self._set("metadata", self._metadata(summary.frame_count))
+            stats = fo.DynamicEmbeddedDocument(**summary.__dict__, maps=str(self._target), warnings=self._warnings)
+            known = isinstance(self._metadata, fo.VideoMetadata) and self._metadata.frame_rate
+            if not (known and self._metadata.frame_width):
+                self._set("metadata", metadata_of(self._info, summary.frame_count))
             self._set(self._fields.error, None)
             self._set(self._fields.stats, stats)
         except BaseException:
@@ -253,32 +285,15 @@ class _Video:
         return self._videos.select(self._id)
 
     def _save_frames(self) -> None:
-        numbers, stride = iter(enumerate(self._numbers)), self._settings.stride
-        while chunk := list(islice(numbers, _FRAMES_AT_ONCE)):
+        values = iter(self._values.items())
+        while chunk := list(islice(values, _FRAMES_AT_ONCE)):
             labels = {
-                index + 1: fo.Heatmap(
-                    map_path=str(self._target / _map_name(index - index % stride)),
-                    **dict(zip(self._fields.FRAME_NUMBERS, values, strict=True)),
+                number: fo.Heatmap(
+                    map_path=str(self._target / name), **dict(zip(self._fields.FRAME_NUMBERS, numbers, strict=True))
                 )
-                for index, values in chunk
+                for number, (name, numbers) in chunk
             }
             self._videos.set_values(self._fields.heatmap, {self._id: labels}, key_field="id", expand_schema=False)
-
-    def _metadata(self, frames: int) -> fo.VideoMetadata:
-        [known] = self._view().values("metadata")
-        has_rate = isinstance(known, fo.VideoMetadata) and known.frame_rate and known.frame_width
-        return known if has_rate else metadata_of(self._info, frames)
-
-
-class _Display:
-    """Maps -> values in [0, 1] as they are stored, by the run's normalisation."""
-
-    def __init__(self, network: Backend, normalize: str) -> None:
-        self._fixed = (0.0, network.display_scale) if normalize == "none" else None
-        self._smoothed = SmoothedRange()
-
-    def __call__(self, saliency: np.ndarray, time_seconds: float, is_cut: bool) -> np.ndarray:
-        return normalize_map(saliency, self._fixed or self._smoothed(saliency, time_seconds, is_cut))
 
 
 class _Boxes:
@@ -299,21 +314,17 @@ class _Boxes:
         }
         self._shares: dict[int, object] = {}
 
-    def add(self, index: int, saliency: np.ndarray) -> None:
-        """Take the map of a frame, numbered from 0."""
-        boxes = self._boxes.get(index + 1)
+    def add(self, number: int, saliency: np.ndarray) -> None:
+        """Take the map at a frame number of the App."""
+        boxes = self._boxes.get(number)
         if boxes is None:
             return
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         shares = share_in_boxes(saliency, corners).tolist()
-        self._shares[index + 1] = shares if self._is_list else shares[0]
+        self._shares[number] = shares if self._is_list else shares[0]
 
     def save(self) -> None:
         """Write to the database."""
         if self._shares:
             path = f"{self._path}.{self._attribute}"
             self._videos.set_values(path, {self._id: self._shares}, key_field="id", expand_schema=False)
-
-
-def _map_name(index: int) -> str:
-    return f"{index + 1:06d}.png"

@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 from functools import lru_cache
 
 import numpy as np
@@ -10,9 +9,6 @@ from fiftyone.core.collections import SampleCollection
 
 import tinyhd
 from tinyhd.errors import TinyHDError
-from tinyhd.inference.windows import DEFAULT_OVERLAP
-from tinyhd.network.config import CLIP_LENGTH, CLIP_SHAPE
-from tinyhd.options import InferenceOptions
 from tinyhd.render.grayscale import DISPLAY_SIDE
 
 _PROBED = 8
@@ -25,20 +21,26 @@ _BYTES_PER_FRAME = 460
 """Of the database, measured with tests/plugin_scale.py."""
 
 
-def estimate(samples: SampleCollection, device: str, stride: int) -> str:
-    """A sentence about a run over some videos."""
+def estimate(samples: SampleCollection, stride: int, frames_per_second: float | None, skipped: int = 0) -> str:
+    """A sentence about a run.
+
+    Args:
+        samples: the videos that will be computed.
+        stride: a map is stored for every so many-th frame.
+        frames_per_second: of an earlier run; None: nothing is known, and no time is told.
+        skipped: how many further videos are done already.
+    """
     count = samples.count()
+    done = f" ({skipped} more are done)" if skipped else ""
     if not count:
-        return "No video is chosen."
+        return f"Nothing to do: {skipped} videos are done." if skipped else "No video is chosen."
     frames, pixels = _size(samples)
     if not frames:
-        return f"{count} videos; none of those looked into can be read."
-    seconds = frames / _frames_per_second(device)
+        return f"{count} videos{done}; none of those looked into can be read."
     disk = frames / stride * pixels * _BYTES_PER_PIXEL + frames * _BYTES_PER_FRAME
     videos = "1 video" if count == 1 else f"{count} videos"
-    return (
-        f"{videos}, about {_rounded(frames):,} frames: about {_time(seconds)}, and {_bytes(disk)} of disk for the maps."
-    )
+    time = f"about {_time(frames / frames_per_second)} by the last run, " if frames_per_second else ""
+    return f"{videos}{done}, about {_rounded(frames):,} frames: {time}{_bytes(disk)} of disk for the maps."
 
 
 def _size(samples: SampleCollection) -> tuple[float, float]:
@@ -66,22 +68,6 @@ def _probe(path: str, changed: float) -> tuple[int, float] | None:
         return None
     scale = min(1.0, DISPLAY_SIDE / max(info.width, info.height))
     return info.frame_count or 1, info.width * info.height * scale**2
-
-
-@lru_cache(maxsize=8)
-def _frames_per_second(device: str) -> float:
-    """Of the model that comes with tinyhd, measured here and now."""
-    backend = tinyhd.open_backend(InferenceOptions(device=device))
-    clip = np.zeros((1, *CLIP_SHAPE), np.float32)
-    backend(clip)
-    began = time.perf_counter()
-    backend(clip)
-    per_frame = (time.perf_counter() - began) / (CLIP_LENGTH - DEFAULT_OVERLAP)
-    return 1 / (per_frame + _REST_SECONDS)
-
-
-_REST_SECONDS = 0.02
-"""A frame's decoding, numbers and map file: a rough value for a common computer."""
 
 
 def _rounded(number: float) -> int:

@@ -1,11 +1,42 @@
 """Pieces of forms that several operators share."""
 
+import dataclasses
 from typing import Any
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
+import tinyhd
+from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions, choices, field_types
+
 from .runs import list_runs
+
+ADVANCED = "advanced"
+"""The switch that shows more of a form; not a parameter."""
+
+_LABELS = {
+    "crf": "Quality (CRF)",
+    "field": "Field",
+    "normalize": "Full brightness is",
+    "colormap": "Color map",
+    "maps_dir": "Folder for the maps",
+    "output_dir": "Folder for the videos",
+    "stride": "Store a map every N frames",
+    "skip_existing": "Skip videos that are done",
+    "skip_failures": "Skip videos that failed before",
+    "cuts": "Look for shot cuts",
+    "sampling_rate": "Frames a second that the model sees",
+    "ffmpeg": "ffmpeg program",
+    "ffmpeg_args": "Options for the ffmpeg program",
+}
+_COLORMAPS = ("turbo", "inferno", "magma", "viridis", "jet", "hot", "gray")
+_HELP = {
+    "model": "a name, or the path of a .safetensors or .pth file on the server; if none is named: the embedded model",
+    "normalize": "frame: each frame's maximum, smoothed over a second; video: the whole video's, to compare its "
+    "moments; none: one value for all, to compare videos",
+    "encoder": "any video encoder of FFmpeg, such as h264_nvenc, instead of the codec; auto: NVENC where there is one",
+}
+"""In the place of help that is about the command line."""
 
 
 def notice(inputs: types.Object, name: str, text: str) -> None:
@@ -20,16 +51,74 @@ def warning(inputs: types.Object, name: str, text: str) -> None:
     prop.error_message = text
 
 
+def option_inputs(
+    inputs: types.Object,
+    kind: type,
+    *,
+    advanced: bool = False,
+    labels: dict[str, str] | None = None,
+    descriptions: dict[str, str] | None = None,
+) -> dict[str, types.Property]:
+    """An input for each option of a dataclass, by name: those of its `choices`, plain or advanced ones."""
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)}
+    made = {}
+    for name, choice in choices(kind).items():
+        if choice.advanced != advanced:
+            continue
+        value_type, default = field_types(kind)[name], defaults[name]
+        help = (descriptions or {}).get(name) or _HELP.get(name) or choice.help
+        shown: dict[str, Any] = {
+            "label": (_LABELS | (labels or {})).get(name, name.replace("_", " ").capitalize()),
+            "description": help[0].upper() + help[1:],
+            "default": default,
+        }
+        if choice.allowed:
+            made[name] = inputs.enum(name, choice.allowed, **shown)
+        elif value_type is bool:
+            made[name] = inputs.bool(name, **shown)
+        elif value_type in (int, float):
+            add = inputs.int if value_type is int else inputs.float
+            made[name] = add(name, min=choice.minimum, max=choice.maximum, **shown)
+        else:
+            suggested = {"model": tinyhd.list_models(), "colormap": _COLORMAPS}.get(name)
+            made[name] = inputs.str(name, view=_suggestions(suggested) if suggested else None, **shown)
+    return made
+
+
+def inference_inputs(ctx: foo.ExecutionContext, inputs: types.Object, *more: type) -> dict[str, types.Property]:
+    """Inputs for which model computes where; with those of further options, and behind a switch the advanced ones."""
+    made = option_inputs(inputs, InferenceOptions)
+    for kind in more:
+        made |= option_inputs(inputs, kind)
+    inputs.bool(ADVANCED, default=False, label="Advanced", description="GPU batches, precision, sampling, encoder ...")
+    if ctx.params.get(ADVANCED):
+        for kind in (InferenceOptions, *more):
+            made |= option_inputs(inputs, kind, advanced=True)
+    return made
+
+
+def render_inputs(ctx: foo.ExecutionContext, inputs: types.Object) -> dict[str, types.Property]:
+    """Those of `inference_inputs` and how videos are drawn and encoded."""
+    return inference_inputs(ctx, inputs, RenderOptions, EncoderOptions)
+
+
+def _suggestions(names: Any) -> types.AutocompleteView:
+    view = types.AutocompleteView()
+    for name in names:
+        view.add_choice(name, label=name)
+    return view
+
+
 def choose_run(ctx: foo.ExecutionContext, inputs: types.Object, states: tuple[str, ...], nothing: str) -> None:
     """The input `field`, a choice among the dataset's runs that are in one of the `states` (none: in any)."""
     runs = [run for run in list_runs(ctx.dataset) if not states or run["state"] in states]
     if not runs:
         warning(inputs, "nothing", nothing)
         return
-    choices = types.Dropdown()
+    offered = types.Dropdown()
     for run in runs:
-        choices.add_choice(run["field"], label=run["field"], description=describe_run(run))
-    inputs.enum("field", choices.values(), default=runs[0]["field"], required=True, label="Run", view=choices)
+        offered.add_choice(run["field"], label=run["field"], description=describe_run(run))
+    inputs.enum("field", offered.values(), default=runs[0]["field"], required=True, label="Run", view=offered)
 
 
 def describe_run(run: dict[str, Any]) -> str:

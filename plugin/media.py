@@ -1,7 +1,11 @@
 """What the plugin has to know about a dataset's video files."""
 
+import math
 import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import fiftyone as fo
 from fiftyone.core.clips import ClipsView
@@ -10,6 +14,7 @@ from fiftyone.core.patches import PatchesView
 from fiftyone.core.video import FramesView
 
 from tinyhd.errors import OptionError
+from tinyhd.pipeline.analyze import Prediction
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import constant_rate
 
@@ -39,6 +44,33 @@ def default_folder(dataset: fo.Dataset, filepath: str, name: str = "saliency") -
     if not os.access(beside, os.W_OK):
         beside = Path(fo.config.default_dataset_dir) / dataset.name
     return beside / name
+
+
+def app_rate(metadata: Any, info: VideoInfo) -> Fraction:
+    """Frames per second at which the App counts the frames of a video: by its metadata, where it has some."""
+    known = getattr(metadata, "frame_rate", None)
+    return Fraction(known).limit_denominator(100_000) if known else constant_rate(info)
+
+
+def app_frames(
+    predictions: Iterable[Prediction], rate: Fraction, info: VideoInfo
+) -> Iterator[tuple[range, Prediction]]:
+    """Each prediction with the frame numbers, from 1 on, at which the App shows its frame.
+
+    The App counts from the file's time 0 on at a constant rate: number n stands for the time (n - 1) / rate, and the
+    player shows the last frame that starts before. So a frame that starts less than half a number later belongs to n,
+    frames of variable rates have several numbers or none, and a late first frame has all numbers before it.
+    """
+    waiting: Prediction | None = None
+    first = 1
+    for prediction in predictions:
+        number = math.floor((info.start_time + prediction.frame.time) * rate + Fraction(1, 2)) + 1
+        if waiting is not None:
+            yield range(first, number), waiting
+            first = max(first, number)
+        waiting = prediction
+    if waiting is not None:
+        yield range(first, first + 1), waiting
 
 
 def metadata_of(info: VideoInfo, frames: int | None = None) -> fo.VideoMetadata:

@@ -13,13 +13,17 @@ from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionRunState
 from tqdm import tqdm
 
-from tinyhd.errors import InputError, TinyHDError
+from tinyhd.errors import TinyHDError
 
 from . import forms
-from .media import check_videos
+from .estimate import estimate
+from .media import check_videos, dataset_of, default_folder
 from .progress import Progress, RunSummary, describe_error, finish, log
-from .runs import HEARTBEAT_SECONDS, cancel, delete_run, find_run
-from .settings import DEFAULT_FIELD, DEVICES, Fields, Settings, detection_fields
+from .runs import HEARTBEAT_SECONDS, cancel, check_field, delete_run, find_run, last_speed
+from .settings import DEFAULT_FIELD, Fields, Parameters, RenderSettings, Settings, check_model, detection_fields
+
+_OF_THE_FORM = ("view_target", "no_stream", forms.ADVANCED, "panel_id", "panel_state")
+"""What comes with an operator's parameters and is none."""
 
 
 class VideoOperator(foo.Operator):
@@ -30,7 +34,8 @@ class VideoOperator(foo.Operator):
 
     def work(self, ctx: foo.ExecutionContext, is_stopped: Callable[[], bool]) -> Generator[Progress, None, RunSummary]:
         """The work that the form asks for."""
-        return self.start(ctx.target_view(require_flat=True), ctx.params, is_stopped)
+        params = {name: value for name, value in ctx.params.items() if name not in _OF_THE_FORM}
+        return self.start(ctx.target_view(require_flat=True), params, is_stopped)
 
     def start(
         self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
@@ -172,11 +177,11 @@ class ComputeSaliency(VideoOperator):
         _saliency_inputs(ctx, inputs, samples)
 
     def shown(self, params: dict[str, Any]) -> list[str]:
-        return [Fields(Settings.from_params(params).field).heatmap]
+        return [Fields(params.get("field") or DEFAULT_FIELD).heatmap]
 
 
 class AnnotateVideos(VideoOperator):
-    """Writes videos with the heat map laid over them; the parameters are those of `AnnotateSettings`."""
+    """Writes videos with the heat map laid over them; the parameters are those of `RenderSettings`."""
 
     target = "Annotate"
 
@@ -192,49 +197,22 @@ class AnnotateVideos(VideoOperator):
     def start(
         self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
     ) -> Generator[Progress, None, RunSummary]:
-        from .annotate import AnnotateSettings, annotate_videos
+        from .render import render_videos
 
-        return annotate_videos(samples, AnnotateSettings.from_params(params), is_stopped=is_stopped)
+        return render_videos(samples, RenderSettings.from_params(params), is_stopped=is_stopped)
 
     def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
-        from tinyhd.options import DEFAULT_COLORMAP, NORMALIZATIONS, STYLES
-
-        from .annotate import AnnotateSettings
-        from .media import default_folder
-
         is_grouped = ctx.dataset.media_type == "group"
-        name = inputs.str(
-            "name",
-            default="annotated",
-            label="Group slice" if is_grouped else "Name",
-            description="The new videos become this slice of each group"
-            if is_grouped
-            else "The new videos' paths go into the field NAME_path, a media field that the App can show",
-        )
-        _model_inputs(inputs)
-        inputs.enum("style", STYLES, default="overlay", label="Style")
-        inputs.str("colormap", default=DEFAULT_COLORMAP, label="Colour map")
-        inputs.enum("normalize", NORMALIZATIONS, default="frame", label="What is full attention: the maximum of each")
-        first = samples.limit(1).values("filepath")
-        beside = default_folder(ctx.dataset, first[0], "annotated") if first else "the media's folder"
-        inputs.str(
-            "output_dir", label="Folder for the videos", description=f"On the server; if none is named: {beside}"
-        )
-        inputs.bool("skip_existing", default=True, label="Skip videos that are done")
-        inputs.bool(
-            "reencode",
-            default=False,
-            label="First re-encode what browsers cannot play",
-            description="The same as “Make videos playable”",
-        )
-        try:
-            AnnotateSettings.from_params(ctx.params)
-        except TinyHDError as error:
-            name.invalid, name.error_message = True, str(error)
+        labels, described = {}, {"output_dir": _folder_help(ctx, samples, "annotated")}
+        if is_grouped:
+            labels["name"], described["name"] = "Group slice", "the new videos become this slice of each group"
+        made = forms.option_inputs(inputs, RenderSettings, labels=labels, descriptions=described)
+        made |= forms.render_inputs(ctx, inputs)
+        _check_form(ctx, inputs, made, RenderSettings, "name")
 
 
 class ReencodeVideos(VideoOperator):
-    """Replaces videos that browsers cannot play, or show at wrong times; parameter: output_dir."""
+    """Replaces videos that browsers cannot play; parameter: output_dir."""
 
     target = "Re-encode, where it is needed,"
 
@@ -243,14 +221,14 @@ class ReencodeVideos(VideoOperator):
         return _work_config(
             name="reencode_videos",
             label="Make videos playable",
-            description="H.264 copies of videos that browsers cannot play, or whose frame rate varies or starts late",
+            description="H.264 copies of videos that browsers cannot play",
             icon="video_settings",
         )
 
     def start(
         self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
     ) -> Generator[Progress, None, RunSummary]:
-        from .annotate import reencode_videos
+        from .render import reencode_videos
 
         return reencode_videos(samples, params.get("output_dir") or None, is_stopped=is_stopped)
 
@@ -258,92 +236,72 @@ class ReencodeVideos(VideoOperator):
         forms.notice(
             inputs,
             "what",
-            "Videos that every browser plays at a constant rate stay as they are. The others get an H.264 copy, which "
-            "becomes the sample's file; the old one stays, its path goes into original_filepath. Where the copy has "
-            "other frames, saliency has to be computed again.",
+            "Videos that every browser plays stay as they are. The others get an H.264 copy, which becomes the "
+            "sample's file; the old one stays, its path goes into original_filepath.",
         )
         inputs.str(
             "output_dir", label="Folder for the copies", description="If none is named: “playable” beside a file"
         )
 
 
-def _model_inputs(inputs: types.Object) -> types.Property:
-    """Which model, and where it runs; returns the former."""
-    from tinyhd.network.registry import DEFAULT_MODEL, list_models
+def _folder_help(ctx: foo.ExecutionContext, samples: SampleCollection, name: str = "saliency") -> str:
+    first = samples.limit(1).values("filepath")
+    beside = default_folder(ctx.dataset, first[0], name) if first else "beside the media"
+    return f"On the server; if none is named: {beside}"
 
-    models = types.AutocompleteView()
-    for name in list_models():
-        models.add_choice(name, label=name)
-    model = inputs.str(
-        "model",
-        default=DEFAULT_MODEL,
-        label="Model",
-        description="A model's name, or the path of a .safetensors or .pth file on the server",
-        view=models,
-    )
-    inputs.enum("device", DEVICES, default="auto", label="Device", description="auto: a GPU where there is one")
-    return model
+
+def _check_form(
+    ctx: foo.ExecutionContext,
+    inputs: types.Object,
+    made: dict[str, types.Property],
+    kind: type[Parameters],
+    blamed: str,
+) -> Any:
+    """The parameters that a form holds, or None; what is wrong with them is told in the form."""
+    try:
+        params = kind.from_params({name: ctx.params[name] for name in ctx.params if name not in _OF_THE_FORM})
+        check_model(params.inference)
+        return params
+    except TinyHDError as error:
+        _tell(inputs, made, blamed, error)
+        return None
+
+
+def _tell(inputs: types.Object, made: dict[str, types.Property], blamed: str, error: TinyHDError) -> None:
+    forms.warning(inputs, "problem", str(error))
+    named = next((name for name in made if name in str(error).split()), blamed)
+    made[named].invalid, made[named].error_message = True, str(error)
 
 
 def _saliency_inputs(ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
-    from .estimate import estimate
-    from .media import default_folder
-    from .runs import check_field, list_runs
-
-    problem = None
-    try:
-        settings = Settings.from_params(ctx.params)
-        check_field(ctx.dataset, settings)
-        forms.notice(inputs, "estimate", estimate(samples, settings.device, settings.stride))
-    except TinyHDError as error:
-        problem = error
-        forms.warning(inputs, "problem", str(error))
-    names = types.AutocompleteView()
-    for name in dict.fromkeys((*(run["field"] for run in list_runs(ctx.dataset)), DEFAULT_FIELD)):
-        names.add_choice(name, label=name)
-    field = inputs.str(
-        "field",
-        default=DEFAULT_FIELD,
-        label="Field",
-        description="Name for the heat maps on the frames; numbers about each video go into NAME_stats",
-        view=names,
-    )
-    model = _model_inputs(inputs)
-    inputs.int(
-        "stride",
-        default=1,
-        min=1,
-        label="Store a map every N frames",
-        description="The model sees every frame and numbers are stored for each; frames between show the last map",
-    )
-    scales = types.RadioGroup()
-    scales.add_choice("frame", label="Each frame", description="the most attention in a frame is always bright")
-    scales.add_choice("none", label="Fixed", description="the same for all, to compare frames and videos")
-    inputs.enum("normalize", scales.values(), default="frame", label="Brightness of the maps", view=scales)
-    first = samples.limit(1).values("filepath")
-    beside = default_folder(ctx.dataset, first[0]) if first else "the media's folder"
-    inputs.str(
-        "maps_dir",
-        label="Folder for the maps",
-        description=f"On the server; if none is named: {beside}",
-    )
+    made = forms.option_inputs(inputs, Settings, descriptions={"maps_dir": _folder_help(ctx, samples)})
     found = detection_fields(ctx.dataset)
     if found:
-        choices = types.Choices()
+        offered = types.Choices()
         for name in found:
-            choices.add_choice(name, label=name)
+            offered.add_choice(name, label=name)
         inputs.list(
             "detections",
             types.String(),
             label="Attention inside detections",
             description="Each detection of these fields gets the share of the frame's attention inside its box",
-            view=types.DropdownView(multiple=True, choices=choices.choices),
+            view=types.DropdownView(multiple=True, choices=offered.choices),
         )
-    inputs.bool("skip_existing", default=True, label="Skip videos that are done")
-    inputs.bool("skip_failures", default=False, label="Skip videos that failed before")
-    if problem:
-        prop = model if isinstance(problem, InputError) else field
-        prop.invalid, prop.error_message = True, str(problem)
+    made |= forms.inference_inputs(ctx, inputs)
+    settings = _check_form(ctx, inputs, made, Settings, "field")
+    if settings is None:
+        return
+    try:
+        check_field(ctx.dataset, settings)
+    except TinyHDError as error:
+        _tell(inputs, made, "field", error)
+        return
+    from .compute import wanted
+
+    todo = wanted(samples, settings)
+    speed = last_speed(ctx.dataset, settings)
+    left = dataset_of(samples).select(todo) if len(todo) < samples.count() else samples
+    forms.notice(inputs, "estimate", estimate(left, settings.stride, speed, skipped=samples.count() - len(todo)))
 
 
 class _DelegatedOperation:

@@ -19,9 +19,10 @@ from fiftyone.operators.store import ExecutionStore
 
 import tinyhd
 from tinyhd.errors import OptionError
+from tinyhd.pipeline.analyze import Backend
 
 from .progress import describe_error
-from .settings import Fields, Settings, detection_fields, detection_path, model_identity
+from .settings import Fields, Settings, detection_fields, detection_path
 
 METHOD = "tinyhd/compute_saliency"
 _STORE = "tinyhd_saliency"
@@ -47,8 +48,11 @@ def find_run(dataset: fo.Dataset, field: str) -> dict[str, Any] | None:
     return next((record for record in list_runs(dataset) if record["field"] == field), None)
 
 
-def check_field(dataset: fo.Dataset, settings: Settings) -> dict[str, Any] | None:
+def check_field(dataset: fo.Dataset, settings: Settings, backend: Backend | None = None) -> dict[str, Any] | None:
     """The record of an earlier run that these settings continue, if there is one.
+
+    Args:
+        backend: what computes; without one, only the name of the model is compared, not what is in its file.
 
     Raises:
         OptionError: the field holds something else.
@@ -59,7 +63,11 @@ def check_field(dataset: fo.Dataset, settings: Settings) -> dict[str, Any] | Non
         if taken:
             raise OptionError(f"the dataset has a field {taken!r} that is not of this plugin: choose another name.")
         return None
-    wanted = settings.outcome | model_identity(settings.model)
+    wanted = settings.outcome
+    if backend:
+        wanted |= {"model": backend.model_name, "model_hash": backend.model_hash}
+    elif settings.inference.model:
+        wanted |= {"model": settings.inference.model}
     differing = sorted(name for name, value in wanted.items() if record.get(name) != value)
     if differing:
         raise OptionError(
@@ -67,6 +75,15 @@ def check_field(dataset: fo.Dataset, settings: Settings) -> dict[str, Any] | Non
             "choose another field, or delete it first (delete_saliency)."
         )
     return record
+
+
+def last_speed(dataset: fo.Dataset, settings: Settings) -> float | None:
+    """Frames per second of the last run in this dataset with such a model on such a device; None: there was none."""
+    for record in list_runs(dataset):
+        same = record.get("device") == settings.inference.device
+        if same and settings.inference.model in (None, record.get("model")) and record.get("seconds"):
+            return float(record["frames"] / record["seconds"]) or None
+    return None
 
 
 class Run:
@@ -77,24 +94,24 @@ class Run:
         status: what the record says at the normal end.
     """
 
-    def __init__(self, dataset: fo.Dataset, settings: Settings, maps_dir: Path) -> None:
+    def __init__(self, dataset: fo.Dataset, settings: Settings, backend: Backend, maps_dir: Path) -> None:
         """
         Raises:
             OptionError: the field belongs to something else, or another process works on it.
         """
         self._dataset, self._settings = dataset, settings
-        earlier = check_field(dataset, settings)
+        earlier = check_field(dataset, settings, backend)
         if is_alive(dataset, settings.field):
             raise OptionError(f"a run into the field {settings.field!r} is at work: wait for it, or cancel it first.")
         now = _now()
-        config = settings.outcome | model_identity(settings.model)
+        config = settings.outcome | {"model": backend.model_name, "model_hash": backend.model_hash}
         config |= {
             "method": METHOD,
             "started": now,
             "updated": now,
             "status": "running",
-            "device": settings.device,
-            "maps": f"8-bit grey PNG; 255 is {_FULL_SCALE[settings.normalize]}",
+            "device": settings.inference.device,
+            "maps": f"8-bit gray PNG; 255 is {_FULL_SCALE[settings.normalize]}",
             "versions": {"tinyhd": tinyhd.__version__, "fiftyone": fo.__version__, "python": platform.python_version()},
             "folders": list((earlier or {}).get("folders", [])),
         }
@@ -148,7 +165,11 @@ class Run:
         return folder
 
 
-_FULL_SCALE = {"frame": "the frame's maximum, smoothed over a second", "none": "a fixed map value kept with the model"}
+_FULL_SCALE = {
+    "frame": "the frame's maximum, smoothed over a second",
+    "video": "the video's maximum",
+    "none": "a fixed map value kept with the model",
+}
 
 
 def is_alive(dataset: fo.Dataset, field: str) -> bool:

@@ -1,67 +1,141 @@
-"""What a run is asked to do, checked, and in which fields of the dataset it keeps what it finds."""
+"""What the operators are asked to do, checked, and in which fields of the dataset a run keeps what it finds."""
 
-import hashlib
-from dataclasses import asdict, dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fiftyone as fo
 
-from tinyhd.errors import InputError, OptionError
+import tinyhd
+from tinyhd.errors import OptionError
+from tinyhd.options import (
+    EncoderOptions,
+    InferenceOptions,
+    Options,
+    RenderOptions,
+    choices,
+    convert,
+    field_types,
+    option,
+)
+from tinyhd.render.colors import color_table
 
 DEFAULT_FIELD = "saliency"
-DEVICES = ("auto", "cpu", "cuda", "mps")
-NORMALIZATIONS = ("frame", "none")
+
+_COMPUTES_ONLY = ("model", "device", "backend", "precision", "batch_size")
+"""Inference options that decide where and how fast; the model is known by its hash besides."""
+
+
+class Parameters(Options):
+    """Base of an operator's parameters: its own options, and those of groups of options, all side by side."""
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Self:
+        """From names and values, text included; what is None or empty takes its default.
+
+        Raises:
+            OptionError: an unknown name, or a value that is not allowed.
+        """
+        left = {name: value for name, value in params.items() if value is not None and value != ""}
+        kinds, given = field_types(cls), {}
+        groups = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Options)}
+        for name, kind in groups.items():
+            given[name] = kind.from_mapping({key: left.pop(key) for key in field_types(kind) if key in left})
+        known = [name for name in kinds if name not in groups]
+        known += [name for kind in groups.values() for name in field_types(kind)]
+        for name, value in left.items():
+            if name not in known:
+                raise OptionError(f"there is no parameter {name!r}; the parameters are {', '.join(known)}.")
+            given[name] = tuple(value) if name == "detections" else convert(name, value, kinds[name])
+        return cls(**given)
+
+
+def check_model(inference: InferenceOptions) -> None:
+    """Raises `OptionError` where there is no such model; its file is not read."""
+    name = inference.model
+    if name is not None and name not in tinyhd.list_models() and not Path(name).is_file():
+        raise OptionError(
+            f"the model {name!r} is neither a name nor a readable file; names are {', '.join(tinyhd.list_models())}."
+        )
+
+
+def _check_name(name: str, what: str) -> None:
+    if not name.isidentifier() or name.startswith("_"):
+        raise OptionError(f"{name!r} is not a {what}: use letters, digits and underscores.")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Parameters):
     """The choices of one run of `compute_saliency`.
 
     Raises:
         OptionError: a value that is not allowed.
     """
 
-    field: str = DEFAULT_FIELD
-    """Frame field for the heat maps; `Fields` says what else is written."""
-    model: str | None = None
-    """A name of `tinyhd.list_models()` or the path of a file; None: the model that comes with tinyhd."""
-    device: str = "auto"
-    stride: int = 1
-    """A map is stored for every so many-th frame; frames between show the last one. The model sees all frames."""
-    normalize: str = "frame"
-    """What a map's brightest value, 255, stands for: the frame's own maximum, smoothed over a second (frame), or one
-    value for all videos (none)."""
-    maps_dir: str | None = None
-    """Folder for the maps; None: beside the dataset's media."""
+    field: str = option(
+        DEFAULT_FIELD, "name for the heat maps on the frames; statistics of each video go into NAME_stats"
+    )
+    stride: int = option(
+        1,
+        "store a map every N frames; statistics are stored for each frame, and frames between show the last map",
+        minimum=1,
+    )
+    normalize: str = dataclasses.field(default="frame", metadata={"choice": choices(RenderOptions)["normalize"]})
+    maps_dir: str | None = option(None, "folder on the server for the maps")
     detections: tuple[str, ...] = ()
     """Frame fields with detections that are told how much attention falls into them."""
-    skip_existing: bool = True
-    skip_failures: bool = False
-    """Leave out videos that failed before."""
+    skip_existing: bool = option(True, "skip videos that are done")
+    skip_failures: bool = option(False, "skip videos that failed before")
+    inference: InferenceOptions = dataclasses.field(default_factory=InferenceOptions)
 
     def __post_init__(self) -> None:
-        if not self.field.isidentifier() or self.field.startswith("_"):
-            raise OptionError(f"{self.field!r} is no field name: use letters, digits and underscores.")
-        if self.stride < 1:
-            raise OptionError(f"the stride is {self.stride}; it must be 1 or more.")
-        if self.normalize not in NORMALIZATIONS:
-            raise OptionError(f"normalize is {self.normalize!r}; it must be one of {', '.join(NORMALIZATIONS)}.")
-
-    @classmethod
-    def from_params(cls, params: dict[str, Any]) -> "Settings":
-        """From an operator's parameters; what is empty takes its default."""
-        known = {name: params[name] for name in cls.__dataclass_fields__ if params.get(name) not in (None, "")}
-        known["detections"] = tuple(known.get("detections", ()))
-        return cls(**known)
+        super().__post_init__()
+        _check_name(self.field, "field name")
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """The choices that decide what is stored; all videos of a field share them."""
-        kept = asdict(self)
-        for name in ("device", "maps_dir", "skip_existing", "skip_failures"):
-            del kept[name]
-        return kept | {"detections": sorted(self.detections)}
+        """The choices that decide what is stored, besides the model; all videos of a field share them."""
+        own = {"stride": self.stride, "normalize": self.normalize, "detections": sorted(self.detections)}
+        return own | seen(self.inference.to_dict())
+
+
+def seen(inference: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the inference options that decide what a given model sees."""
+    return {name: value for name, value in inference.items() if name not in _COMPUTES_ONLY}
+
+
+@dataclass(frozen=True)
+class RenderSettings(Parameters):
+    """The choices of `render_saliency`.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    name: str = option(
+        "annotated", "the new videos' paths go into the field NAME_path, a media field that the App can show"
+    )
+    output_dir: str | None = option(None, "folder on the server for the videos")
+    skip_existing: bool = option(True, "skip videos that are done")
+    reencode: bool = option(False, "first make videos playable, as “Make videos playable” does")
+    inference: InferenceOptions = dataclasses.field(default_factory=InferenceOptions)
+    render: RenderOptions = dataclasses.field(default_factory=RenderOptions)
+    encoder: EncoderOptions = dataclasses.field(default_factory=EncoderOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_name(self.name, "name for a field or slice")
+        color_table(self.render)
+
+    @property
+    def error_field(self) -> str:
+        return f"{self.name}_error"
+
+    @property
+    def path_field(self) -> str:
+        return f"{self.name}_path"
 
 
 @dataclass(frozen=True)
@@ -94,7 +168,7 @@ class Fields:
                 dataset.add_frame_field(f"{self.field}.{name}", fo.FloatField)
         if not dataset.has_sample_field(self.stats):
             dataset.add_sample_field(self.stats, fo.EmbeddedDocumentField, embedded_doc_type=fo.DynamicEmbeddedDocument)
-            for name in (*self.FRAME_NUMBERS, "timing_error_seconds"):
+            for name in self.FRAME_NUMBERS:
                 dataset.add_sample_field(f"{self.stats}.{name}", fo.FloatField)
             dataset.add_sample_field(f"{self.stats}.frame_count", fo.IntField)
             dataset.add_sample_field(f"{self.stats}.maps", fo.StringField)
@@ -125,23 +199,3 @@ def detection_path(dataset: fo.Dataset, name: str) -> str:
         raise OptionError(f"{name!r} is no frame field with detections.")
     document = dataset.get_field(f"frames.{name}").document_type
     return f"frames.{name}.detections" if document is fo.Detections else f"frames.{name}"
-
-
-def model_identity(name: str | None) -> dict[str, str]:
-    """The name of a model and the hash of its file, for the record.
-
-    Raises:
-        InputError: there is no such model or file.
-    """
-    from tinyhd.network.registry import DEFAULT_MODEL, MODELS
-
-    name = name or DEFAULT_MODEL or ""
-    if name in MODELS:
-        info = MODELS[name]
-        return {"model": name, "model_hash": f"sha256:{info.sha256}" if info.sha256 else f"git:{info.git_blob_id}"}
-    try:
-        return {"model": name, "model_hash": f"sha256:{hashlib.sha256(Path(name).read_bytes()).hexdigest()}"}
-    except OSError as error:
-        raise InputError(
-            f"there is neither a model nor a readable file {name!r}; the names are {', '.join(MODELS)}."
-        ) from error

@@ -1,10 +1,9 @@
-"""How the plugin does on many videos: `python tests/plugin_scale.py [videos]`, with FIFTYONE_DATABASE_URI set.
+"""How the plugin does on many videos: `python tests/plugin/plugin_scale.py [videos]`, with FIFTYONE_DATABASE_URI set.
 
 One delegated run over videos that are links to three short files, with a model that costs nothing: what is measured is
 the plugin and the database. Prints memory as the run goes on, and the database's growth.
 """
 
-import importlib
 import sys
 import tempfile
 import time
@@ -45,8 +44,6 @@ def main(count: int) -> None:
             return result
 
     tinyhd.open_backend = lambda *_, **__: Model()
-    estimate: Any = importlib.import_module(operator.__module__.rpartition(".")[0] + ".estimate")
-    estimate._frames_per_second = lambda _: 20.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = [makers.make_video(folder / f"file{k}.mp4", FRAMES) for k in range(3)]

@@ -1,8 +1,10 @@
 """The FiftyOne plugin's runs: forms, immediate and delegated, cancelled and resumed, failed and deleted."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +13,7 @@ import av
 import makers
 import numpy as np
 import pytest
-from fakes import GrayModel
+from fakes import FakeBackend, GrayModel
 
 import tinyhd
 
@@ -35,7 +37,6 @@ def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
     """A model that costs nothing, in place of the trained one."""
     model = GrayModel()
     monkeypatch.setattr(tinyhd, "open_backend", lambda *_, **__: model)
-    monkeypatch.setattr(plugin("estimate"), "_frames_per_second", lambda _: 20.0)
     return model
 
 
@@ -94,6 +95,10 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def maps_below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.png"))
+
+
 # ---- what is stored
 
 
@@ -135,7 +140,7 @@ def test_stride_thins_maps_not_numbers(
     operator()(dataset, maps_dir=str(tmp_path), stride=8)
     labels = [frame.saliency for frame in dataset.first().frames.values()]
     assert [Path(label.map_path).name for label in labels] == [f"{1 + k // 8 * 8:06d}.png" for k in range(COUNT)]
-    assert len(files_below(tmp_path)) == 3
+    assert len(maps_below(tmp_path)) == 3
     assert len({label.entropy_bits for label in labels}) > 10
     assert grey.clips == 2  # the model has seen all frames
 
@@ -187,19 +192,102 @@ def test_metadata_is_filled_without_ffprobe(
     assert found.total_frame_count == 24
 
 
-def test_variable_rate_and_late_start_are_told(
+def test_maps_lie_where_the_app_shows_their_frames(
     make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path
 ) -> None:
-    made = [makers.vfr(tmp_path), makers.late_video(tmp_path), makers.plain(tmp_path)]
-    dataset = make_dataset(*(m.path for m in made))
-    result = operator()(dataset, maps_dir=str(tmp_path / "maps"))
-    assert (result["completed"], result["inexact"], result["unplayable"]) == (3, 2, 0)
-    assert "variable frame rate or a late first frame" in result["summary"]
-    vfr, late, plain = dataset.values("saliency_stats")
-    assert late.timing_error_seconds == pytest.approx(0.48)
-    assert "0.48 s" in late.warnings[0]
-    assert vfr.timing_error_seconds > 0.1
-    assert plain.warnings == []
+    made = [makers.vfr(tmp_path).path, makers.late_video(tmp_path).path, makers.plain(tmp_path).path]
+    # nothing at all before 0.4 s: players start at 0 there too
+    made.append(makers.make_video(tmp_path / "from_400_ms.mp4", COUNT, pts=range(10, 10 + COUNT)))
+    dataset = make_dataset(*made)
+    assert operator()(dataset, maps_dir=str(tmp_path / "maps"))["completed"] == len(made)
+    for sample in dataset:
+        rate = sample.metadata.frame_rate
+        with tinyhd.video.reader.open_video(sample.filepath) as reader:
+            start = reader.info.start_time
+            times = [float(start + frame.time) for frame in reader]
+        shown = {number: read_map(frame.saliency) for number, frame in sample.frames.items()}
+        assert sorted(shown) == list(range(1, len(shown) + 1))
+        for number, index in shown.items():
+            middle = (number - 0.5) / rate  # half of the time the App has this number, it shows this frame
+            started = [k for k, time in enumerate(times) if time <= middle + 1e-6]
+            assert index == (started[-1] if started else 0), (sample.filepath, number)
+        assert sample.saliency_stats.frame_count == len(times)
+
+
+def read_map(label: Any) -> int:
+    """The number of the frame that a map of `GrayModel` shows."""
+    with av.open(label.map_path) as image:
+        return makers.read_barcode(next(image.decode(video=0)).to_ndarray(format="rgb24"))
+
+
+def test_a_second_field_needs_no_network(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    operator()(dataset, maps_dir=str(tmp_path))
+    clips = grey.clips
+    operator()(dataset, field="video_scale", maps_dir=str(tmp_path), normalize="video")
+    assert grey.clips == clips
+    first, second = (dataset.values(f"{name}_stats.entropy_bits") for name in ("saliency", "video_scale"))
+    assert second == pytest.approx(first, abs=1e-3)
+    assert completed(dataset, "video_scale") == ["a", "b", "c"]
+    # other options make another track
+    operator()(dataset.limit(1), field="other", maps_dir=str(tmp_path), overlap=8)
+    assert grey.clips > clips
+    # so does another file
+    clips = grey.clips
+    sample = dataset.first()
+    sample.filepath = str(makers.make_video(tmp_path / "new.mp4", COUNT, width=320, height=180, rate=Fraction(20)))
+    sample.save()
+    assert operator()(dataset.limit(1), field="again", maps_dir=str(tmp_path))["completed"] == 1
+    assert grey.clips > clips
+
+
+def test_brightness_by_video(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    operator()(dataset, maps_dir=str(tmp_path), normalize="video")
+    maps = [prediction.map for prediction in tinyhd.predict_video(videos[0], grey)]
+    low, high = min(m.min() for m in maps), max(m.max() for m in maps)
+    for number in (1, COUNT):
+        with av.open(dataset.first().frames[number].saliency.map_path) as image:
+            levels = next(image.decode(video=0)).to_ndarray()
+        expected = ((maps[number - 1] - low) / (high - low)).mean() * 255
+        assert levels.mean() == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize("params", [{"strid": 5}, {"normalise": "none"}, {"batchsize": 4}])
+@pytest.mark.parametrize("name", ["compute_saliency", "annotate_videos"])
+def test_unknown_parameters_are_errors(
+    name: str, params: dict[str, Any], make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path]
+) -> None:
+    with pytest.raises(tinyhd.TinyHDError, match=f"no parameter '{next(iter(params))}'"):
+        operator(name)(make_dataset(videos[0]), **params)
+
+
+def test_every_option_reaches_the_model(
+    make_dataset: Make, plugin: Modules, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def open_backend(options: Any) -> GrayModel:
+        asked.append(options)
+        return GrayModel()
+
+    monkeypatch.setattr(tinyhd, "open_backend", open_backend)
+    dataset = make_dataset(videos[0])
+    given = {"device": "cpu", "backend": "torch", "precision": "float32", "batch_size": 4, "overlap": 6, "cuts": False}
+    operator()(dataset, maps_dir=str(tmp_path), **given, sampling_rate=10)
+    assert asked == [tinyhd.InferenceOptions(**given, sampling_rate=10)]
+    shown = form(dataset, advanced=True)
+    names = {field.name for field in dataclasses.fields(tinyhd.InferenceOptions)}
+    assert names <= set(shown)
+    assert not {"batch_size", "precision"} & set(form(dataset))
+    others = dataclasses.fields(tinyhd.EncoderOptions) + dataclasses.fields(tinyhd.RenderOptions)
+    assert names | {field.name for field in others} <= set(form(dataset, "annotate_videos", advanced=True))
+    assert shown["batch_size"]["type"]["min"] == 1
+    assert {"float16", "bfloat16"} <= set(shown["precision"]["type"]["values"])
 
 
 # ---- runs
@@ -262,14 +350,15 @@ def test_delegated_run_stops_when_marked_failed(
     dataset = make_dataset(*videos)
     operation = ObjectId(str(operator()(dataset, maps_dir=str(tmp_path), delegate=True).result["id"]))
 
-    class FailInSecond(GrayModel):
-        def __call__(self, clips: Any) -> Any:
-            if self.clips == 2:  # each video takes two
-                DelegatedOperationService().set_failed(operation)
-            return super().__call__(clips)
+    def fail_in_second(clips: Any) -> Any:
+        if grey.clips == 2:  # each video takes two
+            DelegatedOperationService().set_failed(operation)
+        return GrayModel.__call__(grey, clips)
 
-    network = FailInSecond()
-    tinyhd.open_backend = lambda *_, **__: network  # type: ignore[assignment] # `grey` restores it
+    for name in dir(FakeBackend):
+        if not name.startswith("_"):
+            setattr(fail_in_second, name, getattr(FakeBackend, name))
+    tinyhd.open_backend = lambda *_, **__: fail_in_second  # type: ignore[assignment] # `grey` restores it
     run_delegated()
     assert completed(dataset) == ["a"]
     assert plugin("runs").find_run(dataset, "saliency")["state"] == "cancelled"
@@ -297,7 +386,7 @@ def test_cancel_leaves_whole_videos_and_resume_goes_on(
         last = [message.body.params for message in stream]
         assert any("Cancelled: 1 video done" in params.get("message", "") for params in last)
     assert completed(dataset) == ["a"]
-    assert len(files_below(tmp_path)) == COUNT  # nothing of the second
+    assert len(maps_below(tmp_path)) == COUNT  # nothing of the second
     assert plugin("runs").find_run(dataset, "saliency")["state"] == "cancelled"
     assert not operator("cancel_saliency")(dataset)["cancelled"]
     before = dataset.first().saliency_stats.maps
@@ -324,7 +413,7 @@ def test_what_a_killed_run_left_is_swept(
     assert operator()(dataset, maps_dir=str(tmp_path))["completed"] == 1
     assert completed(dataset) == ["a", "b"]
     assert not left.exists()
-    assert len(files_below(tmp_path)) == 2 * COUNT
+    assert len(maps_below(tmp_path)) == 2 * COUNT
     assert not list(tmp_path.rglob(".tinyhd-*"))
 
 
@@ -333,9 +422,9 @@ def test_computing_again_takes_new_names_and_removes_the_old_maps(
 ) -> None:
     dataset = make_dataset(videos[0])
     operator()(dataset, maps_dir=str(tmp_path))
-    before = files_below(tmp_path)
+    before = maps_below(tmp_path)
     operator()(dataset, maps_dir=str(tmp_path), skip_existing=False)
-    after = files_below(tmp_path)
+    after = maps_below(tmp_path)
     assert len(before) == len(after) == COUNT
     assert not set(before) & set(after)
     assert completed(dataset) == ["a"]
@@ -356,7 +445,7 @@ def test_bad_videos_are_counted_and_do_not_stop_the_run(
     assert [error is None for error in errors] == [True, False, False, False, True]
     assert "missing.mp4" in errors[2]
     assert not any("Traceback" in (error or "") for error in errors)
-    assert len(files_below(maps)) == 2 * COUNT
+    assert len(maps_below(maps)) == 2 * COUNT
     # again: failures are tried again unless they are to be skipped
     again = operator()(dataset, maps_dir=str(maps))
     assert (again["completed"], again["skipped"], again["failed"]) == (0, 2, 3)
@@ -385,7 +474,7 @@ def test_an_unexpected_error_of_one_video_is_recorded_too(
     result = operator()(dataset, maps_dir=str(tmp_path))
     assert (result["completed"], result["failed"]) == (1, 1)
     assert dataset.values("saliency_error") == ["RuntimeError: broken", None]
-    assert len(files_below(tmp_path)) == COUNT
+    assert len(maps_below(tmp_path)) == COUNT
     operator()(dataset, maps_dir=str(tmp_path))
     assert completed(dataset) == ["a", "b"]
 
@@ -398,7 +487,7 @@ def test_an_error_of_a_streamed_run_is_shown(
 
     dataset = make_dataset(videos[0])
     with monkeypatch.context() as broken:
-        broken.setattr(plugin("compute"), "_wanted", fail)
+        broken.setattr(plugin("compute"), "wanted", fail)
         messages = [m.to_json()["body"] for m in operator().execute(context(dataset, maps_dir=str(tmp_path)))]
     assert [m["operator_uri"] for m in messages] == ["set_progress", "reload_dataset", "notify", "show_output"]
     assert messages[2]["params"] == {"message": "RuntimeError: no space left", "variant": "error"}
@@ -435,10 +524,8 @@ def test_the_record_of_a_run(
     operator()(dataset, maps_dir=str(tmp_path), stride=2)
     assert dataset.list_runs() == ["saliency"]
     record = dataset.get_run_info("saliency").config.serialize()
-    from tinyhd.network.registry import MODELS
-
-    assert record["model"] == "tinyhd-m"
-    assert record["model_hash"] == f"sha256:{MODELS['tinyhd-m'].sha256}"
+    assert (record["model"], record["model_hash"]) == (grey.model_name, grey.model_hash)
+    assert (record["overlap"], record["cuts"]) == (None, True)
     assert record["stride"] == 2
     assert record["normalize"] == "frame"
     assert "maximum" in record["maps"]
@@ -456,29 +543,35 @@ def test_form(make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list
     dataset = make_dataset(*videos)
     shown = form(dataset)
     assert {"view_target", "field", "model", "device", "stride", "normalize", "maps_dir", "skip_existing"} <= set(shown)
-    assert (shown["field"]["default"], shown["model"]["default"]) == ("saliency", "tinyhd-m")
+    assert shown["field"]["default"] == "saliency"
     assert "published/d123m_rc4_rc1T" in json.dumps(shown["model"])
     assert str(videos[0].parent / "saliency") in shown["maps_dir"]["view"]["description"]
     assert "detections" not in shown
     assert "no_stream" not in shown
 
 
-def test_form_estimates_time_and_disk(make_dataset: Make, plugin: Modules, videos: list[Path]) -> None:
+def test_form_estimates_time_and_disk(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
     dataset = make_dataset(*videos)
     label = form(dataset)["estimate"]["view"]["label"]
-    assert label.startswith("3 videos, about 60 frames: about ")
-    assert "seconds" in label
-    assert "MB of disk" in label or "kB of disk" in label
+    assert label.startswith("3 videos, about 60 frames: ")
+    assert label.endswith("kB of disk for the maps.")
+    # the time by the last run, for the videos that are not done
+    operator()(dataset.limit(1), maps_dir=str(tmp_path))
+    label = form(dataset)["estimate"]["view"]["label"]
+    assert label.startswith("2 videos (1 more are done), about 40 frames: about ")
+    assert "seconds by the last run" in label
 
 
 @pytest.mark.parametrize(
     ("params", "sentence"),
     [
         ({"field": "filepath2"}, None),
-        ({"field": "no good"}, "no field name"),
+        ({"field": "no good"}, "not a field name"),
         ({"field": "mine"}, "not of this plugin"),
         ({"field": "saliency", "stride": 3}, "other settings (stride)"),
-        ({"model": "nonsense"}, "neither a model nor a readable file"),
+        ({"model": "nonsense"}, "neither a name nor a readable file"),
     ],
 )
 def test_form_says_what_is_wrong(
@@ -500,6 +593,8 @@ def test_form_says_what_is_wrong(
         return
     assert sentence in shown["problem"]["view"]["label"]
     assert any(prop.get("invalid") for prop in shown.values())
+    if "model" in params:
+        return  # a stub takes the model's place here
     with pytest.raises(tinyhd.TinyHDError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
         operator()(dataset, maps_dir=str(tmp_path), **params)
 

@@ -89,7 +89,7 @@ def test_annotate_on_a_selection(dataset: Any, serve: Any) -> None:
 
 def test_reencode_on_a_selection(dataset: Any, serve: Any, tmp_path: Path) -> None:
     sample = dataset.last()
-    sample.filepath = str(makers.late_video(tmp_path).path)
+    sample.filepath = str(makers.foreign_audio(tmp_path).path)
     sample.save()
     assert notice(serve("reencode_videos", dataset.skip(1)))["message"] == "1 video done, 1 skipped."
     dataset.reload()

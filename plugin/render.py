@@ -1,29 +1,24 @@
 """New video files for a dataset: annotated ones, and copies that every browser plays frame for frame."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
-from tinyhd.errors import InputError, OptionError
 from tinyhd.files import make_folder
-from tinyhd.options import InferenceOptions, RenderOptions
-from tinyhd.video.playback import FrameClock, browser_plays, reencode
-from tinyhd.video.reader import open_video
+from tinyhd.pipeline.batch import Job, run_job
+from tinyhd.video.playback import browser_plays, reencode
 
-from .compute import forget
+from .compute import find_track
 from .media import all_videos, check_videos, dataset_of, default_folder, metadata_of
 from .progress import REPORT_SECONDS, Cancelled, Progress, ProgressTracker, RunSummary
-from .runs import list_runs
-from .settings import Fields
+from .settings import RenderSettings
 
 T = TypeVar("T")
 
@@ -34,55 +29,17 @@ REENCODE_ERROR = "reencode_error"
 _PLAYABLE = "playable"
 
 
-@dataclass(frozen=True)
-class AnnotateSettings:
-    """The choices of `annotate_videos`.
-
-    Raises:
-        OptionError: a value that is not allowed.
-    """
-
-    name: str = "annotated"
-    """Name of the group slice; in a dataset without groups, of the field for the new files' paths, NAME_path."""
-    model: str | None = None
-    device: str = "auto"
-    style: str = "overlay"
-    colormap: str = "turbo"
-    normalize: str = "frame"
-    output_dir: str | None = None
-    """Folder for the videos; None: beside the dataset's media."""
-    skip_existing: bool = True
-    reencode: bool = False
-    """Do `reencode_videos` first."""
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name.startswith("_"):
-            raise OptionError(f"{self.name!r} is no name for a field or slice: use letters, digits and underscores.")
-
-    @classmethod
-    def from_params(cls, params: dict[str, Any]) -> "AnnotateSettings":
-        """From an operator's parameters; what is empty takes its default."""
-        return cls(**{name: params[name] for name in cls.__dataclass_fields__ if params.get(name) not in (None, "")})
-
-    @property
-    def error_field(self) -> str:
-        return f"{self.name}_error"
-
-    @property
-    def path_field(self) -> str:
-        return f"{self.name}_path"
-
-
-def annotate_videos(
+def render_videos(
     samples: SampleCollection,
-    settings: AnnotateSettings,
+    settings: RenderSettings,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, RunSummary]:
-    """Write a video with the heat map laid over it for each of some videos, as `tinyhd-annotate` does.
+    """Write a video with the heat map laid over it for each of some videos, as `tinyhd annotate` does.
 
     In a grouped dataset the new videos are a slice; otherwise their paths are in a field, which the App can show
-    instead of the videos themselves (the choice "media field" of the grid and of a sample).
+    instead of the videos themselves (the choice "media field" of the grid and of a sample). Where a run of
+    `compute_saliency` has kept the track of a video with the same model and options, the network is not run again.
 
     Args:
         samples, is_stopped: as for `compute`.
@@ -96,19 +53,24 @@ def annotate_videos(
         if copied.cancelled:
             return copied
     dataset = dataset_of(samples)
+    videos = all_videos(dataset)
     target: _Slice | _PathField = (
         _Slice(dataset, settings) if dataset.media_type == "group" else _PathField(dataset, settings)
     )
-    render = RenderOptions(style=settings.style, colormap=settings.colormap, normalize=settings.normalize)
-    backend = tinyhd.open_backend(InferenceOptions(settings.model, settings.device))
+    backend = tinyhd.open_backend(settings.inference)
 
     def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
-        result = tinyhd.annotate(
-            path,
-            output,
-            render=render,
+        result = run_job(
+            Job(
+                Path(path),
+                output,
+                inference=settings.inference,
+                render=settings.render,
+                encoder=settings.encoder,
+                track=find_track(videos, sample_id, path, settings.inference, backend),
+                overwrite=True,
+            ),
             backend=backend,
-            overwrite=True,
             progress=progress,
         )
         target.add(sample_id, output)
@@ -133,39 +95,27 @@ def reencode_videos(
     *,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, RunSummary]:
-    """Replace videos that browsers cannot play, or whose frames do not lie at a constant rate from 0 on, by copies.
+    """Replace videos that browsers cannot play by copies.
 
-    The sample's `filepath` becomes that of an H.264 copy, made beside the file or in `output_dir`, and
-    `original_filepath` keeps the old one; the old file stays. Where the copy has other frames than the source, the
-    saliency of that sample is taken back, to be computed again.
+    The sample's `filepath` becomes that of an H.264 copy at a constant rate, made beside the file or in `output_dir`,
+    and `original_filepath` keeps the old one; the old file stays. At every frame number the App shows the copy as it
+    would have shown the source, so that saliency and labels stay where they are.
 
     Args:
         samples, is_stopped: as for `compute`.
     """
     check_videos(samples)
     videos = all_videos(dataset_of(samples))
-    runs = [Fields(run["field"]) for run in list_runs(dataset_of(samples))]
 
     def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int | None:
-        with open_video(path) as reader:
-            info, clock = reader.info, FrameClock(reader.info)
-            for frame in reader:
-                clock.add(frame)
-        if clock.is_constant and browser_plays(info):
+        info = tinyhd.probe(path)
+        if browser_plays(info):
             return None
-        if not clock.is_constant:
-            _check_labels(videos, sample_id, path, runs)
         frames = reencode(path, output, overwrite=True, progress=lambda done: progress(done, info.frame_count))
-        if not clock.is_constant:
-            for fields in runs:
-                folder = forget(videos, sample_id, fields)
-                if folder:
-                    shutil.rmtree(folder, ignore_errors=True)
         sample = videos[sample_id]
         sample[ORIGINAL] = path
         sample.filepath = str(output)
-        with open_video(output) as reader:
-            sample.metadata = metadata_of(reader.info, frames)
+        sample.metadata = metadata_of(tinyhd.probe(output), frames)
         sample.save()
         return frames
 
@@ -174,26 +124,13 @@ def reencode_videos(
     return outcome
 
 
-def _check_labels(videos: SampleCollection, sample_id: str, path: str, runs: list[Fields]) -> None:
-    """Refuse to change which frame is which under somebody's labels."""
-    ours = {fields.field for fields in runs}
-    view = videos.select(sample_id)
-    kept = ("id", "frame_number", "created_at", "last_modified_at")
-    for name in view.get_frame_field_schema():
-        if name not in kept and name not in ours and view.count(f"frames.{name}"):
-            raise InputError(
-                f"{Path(path).name} has labels on its frames ({name}), which its copy would show at wrong times: "
-                "re-encode it before it is labelled."
-            )
-
-
 # ---- where annotated videos go in the dataset
 
 
 class _PathField:
     """A field with the path of a sample's annotated video."""
 
-    def __init__(self, dataset: fo.Dataset, settings: AnnotateSettings) -> None:
+    def __init__(self, dataset: fo.Dataset, settings: RenderSettings) -> None:
         self._dataset, self._name = dataset, settings.path_field
         if not dataset.has_sample_field(self._name):
             dataset.add_sample_field(self._name, fo.StringField)
@@ -213,7 +150,7 @@ class _PathField:
 class _Slice:
     """A slice of the sample's group."""
 
-    def __init__(self, dataset: fo.Dataset, settings: AnnotateSettings) -> None:
+    def __init__(self, dataset: fo.Dataset, settings: RenderSettings) -> None:
         self._dataset, self._name = dataset, settings.name
         self._videos = all_videos(dataset)
         self._group = dataset.group_field
@@ -229,8 +166,7 @@ class _Slice:
     def add(self, sample_id: str, output: Path) -> None:
         group = self._videos[sample_id][self._group]
         if group.id not in self._known:
-            with open_video(output) as reader:
-                metadata = metadata_of(reader.info)
+            metadata = metadata_of(tinyhd.probe(output))
             element = group.element(self._name)
             self._dataset.add_sample(fo.Sample(filepath=str(output), metadata=metadata, **{self._group: element}))
             self._known[group.id] = str(output)

@@ -10,15 +10,15 @@ student follows its teachers there, not whether people look where both do.
 import argparse
 import sys
 from collections.abc import Generator, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from tinyhd.errors import InputError, TinyHDError
-from tinyhd.inference.backends import TorchBackend
-from tinyhd.network.weights import load_model
+from tinyhd.inference.backends import open_backend
+from tinyhd.options import InferenceOptions
 from tinyhd.video.frame import Frame
 from tinyhd.video.reader import open_video
 from training import metrics
@@ -71,8 +71,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (%(default)s)")
     options = parser.parse_args(arguments)
     protocol = Protocol(options.first, options.every)
-    load = partial(load_model, device=options.device)
-    model, *references = (Predictor(TorchBackend(load(name))) for name in (options.model, *options.reference))
+    inference = InferenceOptions(device=options.device, precision="float32")
+    model, *references = (
+        Predictor(open_backend(replace(inference, model=name)), inference)
+        for name in (options.model, *options.reference)
+    )
     rows = {}
     for group, *files in options.group:
         if not files:

@@ -1,6 +1,6 @@
-"""Whether a faster backend gives the same maps: every frame of videos with fixations, against plain PyTorch.
+"""Whether a faster backend gives the same maps: every frame of videos with fixations, against PyTorch in float32.
 
-    python -m training.backend_agreement --model tinyhd-m --backend numba openvino --data muvfet --json agreement.json
+    python -m training.backend_agreement --backend openvino --precision float32 bfloat16 --data muvfet
 
 For each backend the lowest correlation (CC) of any frame's map with PyTorch's float32 one, and how far NSS moves, at
 most in any frame and in the mean. A backend counts as the same where CC is 0.999 or more in every frame and the mean
@@ -18,10 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyhd.errors import OutputError, TinyHDError
-from tinyhd.inference.backends import BACKENDS, PRECISIONS, Backend, open_backend
+from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.inference.predict import Prediction, predict_video
-from tinyhd.network.model import TinyHD
-from tinyhd.network.weights import load_model
+from tinyhd.options import BACKENDS, PRECISIONS, InferenceOptions
 from tinyhd.video.reader import open_video
 from training import metrics
 from training.fixations import VideoFixations, read_video_fixations
@@ -90,18 +89,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", help="name or path of the model (default: the one that comes with the package)")
     parser.add_argument("--data", required=True, type=Path, help="folder of videos with fixations.npz")
-    parser.add_argument("--backend", nargs="+", default=["numba"], choices=BACKENDS[1:], help="default: numba")
-    parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS, help="default: float32")
+    parser.add_argument("--backend", nargs="+", default=["openvino"], choices=BACKENDS[1:], help="default: openvino")
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS[1:], help="default: float32")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--json", type=Path, help="write the numbers there")
     options = parser.parse_args(arguments)
-    model: TinyHD = load_model(options.model, options.device)
-    others = {
-        (backend, precision): open_backend(model, backend, precision)
-        for backend in options.backend
-        for precision in options.precision
-    }
-    rows = compare(read_video_fixations(options.data), open_backend(model, "torch"), others)
+
+    def opened(backend: str, precision: str) -> Backend:
+        device = "cpu" if backend == "openvino" else options.device
+        return open_backend(InferenceOptions(options.model, device, backend, precision))
+
+    others = {(backend, precision): opened(backend, precision)
+              for backend in options.backend for precision in options.precision}  # fmt: skip
+    rows = compare(read_video_fixations(options.data), opened("torch", "float32"), others)
     for row in rows:
         print(
             f"{row.backend} {row.precision}: {row.frames} frames, lowest CC {row.lowest_cc:.7f}, "

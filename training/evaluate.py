@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -18,19 +18,16 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from tinyhd.errors import InputError, OptionError, OutputError, TinyHDError
-from tinyhd.inference.backends import PRECISIONS, TorchBackend
-from tinyhd.inference.predict import predict_frames
-from tinyhd.inference.windows import WINDOWINGS
+from tinyhd.inference.backends import Backend, open_backend
+from tinyhd.inference.predict import predict_frames, sampling_stride
 from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
-from tinyhd.network.weights import load_model
+from tinyhd.options import BACKENDS, PRECISIONS, WINDOWINGS, InferenceOptions
 from tinyhd.video.frame import Frame
-from tinyhd.video.reader import open_video
+from tinyhd.video.reader import open_video, probe
 from training import metrics
 from training.datasets import LabelledVideo, read_dhf1k, read_hollywood2, read_ucf_sports
 from training.fixations import (
@@ -199,6 +196,8 @@ class Item:
     all_fixations: Callable[[], FixationPoints]
     """Negatives for the shuffled AUC of the other items."""
     is_still: bool
+    stride: Callable[[float], int] = lambda rate: 1
+    """Gives, for samples a second, N, where every Nth frame is a sample (see `sampling_stride`)."""
 
 
 def video_items(videos: Sequence[VideoFixations], protocol: Protocol) -> list[Item]:
@@ -210,7 +209,13 @@ def video_items(videos: Sequence[VideoFixations], protocol: Protocol) -> list[It
                 time_ms = float(1000 * frame.pts * reader.info.time_base)
                 yield frame, Truth(video.at(time_ms), None) if protocol.scores(frame.index) else None
 
-    return [Item(v.name, partial(frames, v), partial(FixationPoints, v.x, v.y), is_still=False) for v in videos]
+    def stride(video: VideoFixations, rate: float) -> int:
+        return sampling_stride(rate, probe(video.path)) if rate else 1
+
+    return [
+        Item(v.name, partial(frames, v), partial(FixationPoints, v.x, v.y), is_still=False, stride=partial(stride, v))
+        for v in videos
+    ]
 
 
 def image_items(images: Sequence[ImageFixations]) -> list[Item]:
@@ -276,13 +281,12 @@ class Predictor:
     """Maps of one model for the scored frames of an item, through the same pipeline that users have.
 
     Args:
-        maps: the model.
-        windowing: crossfade or published, as in `tinyhd.predict`.
-        cuts: look for shot cuts, and start over at each.
+        backend: the model.
+        options: how; cuts are not looked for in the clips of stills.
     """
 
-    def __init__(self, maps: TorchBackend, windowing: str = "crossfade", cuts: bool = True) -> None:
-        self.maps, self.windowing, self.cuts = maps, windowing, cuts
+    def __init__(self, backend: Backend, options: InferenceOptions | None = None) -> None:
+        self.backend, self.options = backend, options or InferenceOptions()
 
     def __call__(self, item: Item) -> Iterator[Sample]:
         """One sample for each scored frame. A picture's map is the mean over the maps of its clip, up to scale."""
@@ -294,10 +298,14 @@ class Predictor:
                     truths.append(truth)
                     yield frame
 
-        maps = self.maps if self.maps.maps_per_clip > 1 else _NeededOnly(self.maps, lambda k: truths[k] is not None)
-        cuts = self.cuts and not item.is_still
+        rate = self.options.sampling_rate
+        every = item.stride(self.backend.sampling_rate if rate is None else rate)
+        backend = self.backend
+        if backend.maps_per_clip == 1 and every == 1:
+            backend = _NeededOnly(backend, lambda k: truths[k] is not None)
+        options = replace(self.options, cuts=self.options.cuts and not item.is_still)
         clip: list[NDArray[np.floating]] = []
-        for index, prediction in enumerate(predict_frames(frames(), maps, windowing=self.windowing, cuts=cuts)):
+        for index, prediction in enumerate(predict_frames(frames(), backend, options, every=every)):
             if item.is_still:
                 clip.append(prediction.map)
             if (truth := truths[index]) is not None:
@@ -310,19 +318,19 @@ class _NeededOnly:
     Such a model has one window for each frame, in order, whatever the windowing.
     """
 
-    maps_per_clip = 1
-
-    def __init__(self, maps: TorchBackend, needed: Callable[[int], bool]) -> None:
-        self.maps, self.needed = maps, needed
+    def __init__(self, backend: Backend, needed: Callable[[int], bool]) -> None:
+        self.backend, self.needed = backend, needed
+        self.maps_per_clip, self.map_shape = backend.maps_per_clip, backend.map_shape
+        self.display_scale, self.sampling_rate = backend.display_scale, backend.sampling_rate
+        self.model_name, self.model_hash = backend.model_name, backend.model_hash
         self.count = 0
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        stride = self.maps.model.config.output_stride
-        result = clips.new_zeros(len(clips), 1, clips.shape[-2] // stride, clips.shape[-1] // stride)
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        result = np.zeros((len(clips), 1, *self.map_shape), np.float32)
         wanted = [k for k in range(len(clips)) if self.needed(self.count + k)]
         self.count += len(clips)
         if wanted:
-            result[wanted] = self.maps(clips[wanted]).cpu()
+            result[wanted] = self.backend(clips[wanted])
         return result
 
 
@@ -410,8 +418,9 @@ def _parser() -> argparse.ArgumentParser:
         "--cuts", action=argparse.BooleanOptionalAction, default=True, help="start over at each shot cut"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what computes")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the model's arithmetic")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads to use")
+    parser.add_argument("--sampling-rate", type=float, metavar="HZ", help="frames a second (default: the model's own)")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where the JSON goes (default: evaluation_DATASET.json)"
     )
@@ -430,8 +439,6 @@ def run(arguments: Sequence[str] | None = None) -> None:
     output = options.output or Path(f"evaluation_{options.dataset}.json")
     if not output.parent.is_dir():
         raise OutputError(f"there is no folder {output.parent} to write {output.name} to.")
-    if options.threads:
-        torch.set_num_threads(options.threads)
     protocol = Protocol(options.first, options.every, options.min_fixations)
     items = dataset.read(options.data, split, protocol)
     models: dict[str, Callable[[Item], Iterable[Sample]]] = {}
@@ -439,8 +446,16 @@ def run(arguments: Sequence[str] | None = None) -> None:
         label = Path(name).stem
         if label in models:
             raise OptionError(f"two models are called {label}; rename one of the files.")
-        maps = TorchBackend(load_model(name, options.device), options.precision)
-        models[label] = Predictor(maps, options.windowing, options.cuts)
+        inference = InferenceOptions(
+            model=name,
+            device=options.device,
+            backend=options.backend,
+            precision=options.precision,
+            windowing=options.windowing,
+            sampling_rate=options.sampling_rate,
+            cuts=options.cuts,
+        )
+        models[label] = Predictor(open_backend(inference), inference)
     if options.baseline:
         models["centre prior"] = centre_samples
     results = evaluate(items, models, protocol, options.ensemble, progress=True)
@@ -465,7 +480,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
             "information_gain": "bits per fixation over the centre prior",
             "seed": None,
         },
-        "pipeline": {key: getattr(options, key) for key in ("windowing", "cuts", "precision", "device")},
+        "pipeline": {
+            key: getattr(options, key)
+            for key in ("windowing", "cuts", "backend", "precision", "sampling_rate", "device")
+        },
         "results": {name: scores.to_dict() for name, scores in results.items()},
     }
     try:

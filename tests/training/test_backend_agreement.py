@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import FakeBackend
 from makers import make_video
 
+from tinyhd.inference.backends import Backend
 from tinyhd.network.config import TinyHDConfig
 from tinyhd.network.model import TinyHD
 from tinyhd.network.weights import save_model
+from tinyhd.options import InferenceOptions
 from training import backend_agreement
 from training.backend_agreement import main
 
@@ -44,33 +47,33 @@ def model(tmp_path: Path) -> str:
 
 def test_the_same_maps(data: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model", model, "--data", str(data), "--json", str(tmp_path / "out.json")]
-    assert main([*arguments, "--backend", "numba", "torch"]) == 0
+    assert main([*arguments, "--backend", "openvino", "torch"]) == 0
     ours, itself = json.loads((tmp_path / "out.json").read_text())
-    assert ours["backend"] == "numba"
+    assert ours["backend"] == "openvino"
     assert ours["frames"] == itself["frames"] == 40
     assert ours["frames_with_fixations"] == 10  # 0.4 s of the first video
     assert 0.999999 < ours["lowest_cc"] < 1.000001
     assert ours["mean_nss"] == pytest.approx(ours["mean_nss_torch"], abs=1e-4)
     assert itself["largest_nss_change"] == 0
-    assert "numba float32: 40 frames, lowest CC" in capsys.readouterr().out
+    assert "openvino float32: 40 frames, lowest CC" in capsys.readouterr().out
 
 
 def test_other_maps(data: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One frame that differs is enough."""
     real = backend_agreement.open_backend
 
-    class Wrong:
-        def __init__(self, maps: object) -> None:
-            self.maps, self.maps_per_clip = maps, 16
+    class Wrong(FakeBackend):
+        def __init__(self, backend: Backend) -> None:
+            self.backend = backend
 
-        def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-            result = self.maps(clips).clone()
-            result[:, 7] = result[:, 7].flip(-1) + torch.linspace(0, 1, result.shape[-1])
+        def __call__(self, clips: np.ndarray) -> np.ndarray:
+            result = self.backend(clips).copy()
+            result[:, 7] = result[:, 7, :, ::-1] + np.linspace(0, 1, result.shape[-1])
             return result
 
-    def opened(network: TinyHD, backend: str, precision: str = "float32") -> object:
-        maps = real(network, backend, precision)
-        return Wrong(maps) if backend == "numba" else maps
+    def opened(options: InferenceOptions) -> Backend:
+        backend = real(options)
+        return Wrong(backend) if options.backend == "openvino" else backend
 
     monkeypatch.setattr(backend_agreement, "open_backend", opened)
     assert main(["--model", model, "--data", str(data)]) == 1

@@ -5,17 +5,16 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from fakes import FakeBackend
 from makers import make_video
 from PIL import Image
 
 from tinyhd.errors import OptionError
-from tinyhd.inference.backends import TorchBackend
-from tinyhd.network.weights import load_model
+from tinyhd.inference.backends import open_backend
+from tinyhd.options import InferenceOptions
 from training import evaluate as evaluation
 from training.datasets import read_ucf_sports
 from training.evaluate import (
@@ -55,17 +54,16 @@ EXPECTED_ON_071 = {
 }
 
 
-class Brightness:
+class Brightness(FakeBackend):
     """Stands in for a network: the map is the brightness of the frame it belongs to."""
 
     def __init__(self, maps_per_clip: int) -> None:
         self.maps_per_clip = maps_per_clip
-        self.model = SimpleNamespace(config=SimpleNamespace(output_stride=1))
         self.windows = 0
 
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
         self.windows += len(clips)
-        return clips.mean(1)[:, -self.maps_per_clip :].sub(clips.min()) ** 4
+        return (clips.mean(1)[:, -self.maps_per_clip :] - clips.min()) ** 4
 
 
 def place(number: int) -> float:
@@ -120,7 +118,9 @@ def spot_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_maps_meet_the_fixations_of_their_own_frame(spot_videos: Path, maps_per_clip: int, windowing: str) -> None:
     items = video_items(read_video_fixations(spot_videos), PROTOCOL)
     network = Brightness(maps_per_clip)
-    scores = evaluate(items, {"spot": Predictor(network, windowing, cuts=False)}, PROTOCOL)["spot"]
+    scores = evaluate(items, {"spot": Predictor(network, InferenceOptions(windowing=windowing, cuts=False))}, PROTOCOL)[
+        "spot"
+    ]
     # frames 4, 10, 16, 22, 28, 34: one frame off, and the spot is elsewhere and the NSS below 0
     assert scores.mean["NSS"] > 10
     assert scores.mean["AUC-Judd"] > 0.99
@@ -214,7 +214,7 @@ def test_videos_with_maps_per_frame(tmp_path: Path) -> None:
         Image.fromarray(fixated).save(shot / "fixation" / name)
     items = labelled_items(read_ucf_sports(tmp_path, "test"), PROTOCOL)
     assert len(items[0].all_fixations()) == 2 * 3
-    scores = evaluate(items, {"spot": Predictor(Brightness(16), cuts=False)}, PROTOCOL)["spot"]
+    scores = evaluate(items, {"spot": Predictor(Brightness(16), InferenceOptions(cuts=False))}, PROTOCOL)["spot"]
     assert scores.videos[0].frames_scored == 3
     assert scores.mean["NSS"] > 10
     # against the data set's maps, whose background is not 0: blurred fixations would correlate less
@@ -224,8 +224,7 @@ def test_videos_with_maps_per_frame(tmp_path: Path) -> None:
 def test_command(
     spot_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluation, "load_model", lambda name, device: name)
-    monkeypatch.setattr(evaluation, "TorchBackend", lambda name, precision: Brightness(1 if "s" in name else 16))
+    monkeypatch.setattr(evaluation, "open_backend", lambda options: Brightness(1 if "s" in options.model else 16))
     output = tmp_path / "result.json"
     arguments = ["--dataset", "muvfet", "--data", str(spot_videos), "--first", "4", "--every", "6"]
     arguments += ["--min-fixations", "2", "--output", str(output), "--no-cuts"]
@@ -236,7 +235,14 @@ def test_command(
     assert "2 frames without a fixation and 2 with fewer than 2" in printed
     report = json.loads(output.read_text())
     assert report["protocol"]["every"] == 6
-    assert report["pipeline"] == {"windowing": "crossfade", "cuts": False, "precision": "float32", "device": "auto"}
+    assert report["pipeline"] == {
+        "windowing": "crossfade",
+        "cuts": False,
+        "backend": "auto",
+        "precision": "float32",
+        "sampling_rate": None,
+        "device": "auto",
+    }
     assert [video["name"] for video in report["results"]["ensemble"]["videos"]] == ["a.mp4", "b.mp4"]
 
     assert main(arguments) == 1
@@ -261,8 +267,9 @@ def test_table_shows_what_is_missing() -> None:
 def test_reference_numbers_on_muvfet(shared: Path) -> None:
     """Both published checkpoints, their ensemble and the centre prior on two frames of one of MUVFET's ten clips.
 
-    The numbers are this code's own; on all clips and every 10th frame the same code gives the reference NSS, AUC-Judd,
-    CC and SIM to 0.001 (M 4.91, 0.953, 0.724, 0.518; S 5.14, 0.951, 0.745, 0.534; both 5.09, 0.953, 0.744, 0.532):
+    The numbers are this code's own; on all clips and every 10th frame, with frames resized as the authors do, it gave
+    the reference NSS, AUC-Judd, CC and SIM to 0.001 (M 4.91, 0.953, 0.724, 0.518; S 5.14, 0.951, 0.745, 0.534; both
+    5.09, 0.953, 0.744, 0.532):
 
         python -m training.evaluate --dataset muvfet --data .../muvfet --model .../d123m_rc4_rc1T.pth
             --model .../d123s_rc4_rc1T.pth --ensemble --baseline centre --windowing published --no-cuts
@@ -271,13 +278,22 @@ def test_reference_numbers_on_muvfet(shared: Path) -> None:
     videos = read_video_fixations(shared / "data" / "fixations_video" / "muvfet")
     [item] = video_items([v for v in videos if v.name == "071.mp4"], protocol)
     item = replace(item, frames=lambda frames=item.frames: (yield from islice(frames(), 64)))
-    models = {
-        kind: Predictor(
-            TorchBackend(load_model(shared / "weights" / f"d123{kind}_rc4_rc1T.pth")), "published", cuts=False
-        )
-        for kind in ("m", "s")
-    }
+    models = {}
+    for kind in ("m", "s"):
+        file = shared / "weights" / f"d123{kind}_rc4_rc1T.pth"
+        options = InferenceOptions(str(file), "cpu", precision="float32", windowing="published", cuts=False)
+        models[kind] = Predictor(open_backend(options), options)
     results = evaluate([item], {**models, "centre": centre_samples}, protocol, ensemble=True)
     values = {name: [scores.mean[m] for m in ("NSS", "AUC-Judd", "CC", "SIM")] for name, scores in results.items()}
     assert results["m"].videos[0].frames_scored == 2
     assert values == {name: pytest.approx(row, abs=0.002) for name, row in EXPECTED_ON_071.items()}
+
+
+@pytest.mark.parametrize(("own", "option", "samples"), [(0, None, 40), (12, None, 20), (0, 8, 14), (12, 0, 40)])
+def test_frames_are_sampled_as_users_have_it(spot_videos: Path, own: float, option: float | None, samples: int) -> None:
+    network = Brightness(1)
+    network.sampling_rate = own
+    item = video_items(read_video_fixations(spot_videos), PROTOCOL)[0]
+    item = replace(item, frames=lambda frames=item.frames: ((frame, Truth(NONE, None)) for frame, _ in frames()))
+    list(Predictor(network, InferenceOptions(cuts=False, sampling_rate=option))(item))
+    assert network.windows == samples

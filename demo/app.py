@@ -91,7 +91,7 @@ def ready(job: Job, result: Rendered) -> str:
     info, look = job.facts(), result.look
     notes = list(job.warnings)
     if job.is_copy:
-        notes.insert(0, "Browsers do not play this kind of file; what you see as the original is a copy in H.264.")
+        notes.insert(0, "Not every browser plays this kind of file; what you see as the original is a copy in H.264.")
     seconds = job.stats[-1].time_seconds + (float(1 / info.frame_rate) if info.frame_rate else 0)
     size = f"{info.width}×{info.height}"
     facts = (

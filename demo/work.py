@@ -30,6 +30,7 @@ from tinyhd.saliency.stats import StatsComputer
 from tinyhd.saliency.table import StatsWriter
 from tinyhd.saliency.writers import open_maps_writer
 from tinyhd.video.frame import VideoInfo
+from tinyhd.video.playback import browser_plays
 from tinyhd.video.png import encode_png
 from tinyhd.video.reader import open_video
 from tinyhd.video.writer import VideoWriter, open_writer
@@ -40,7 +41,7 @@ MAP_SHAPE = (192, 256)
 REPORT_SECONDS = 0.2
 PICTURE_SECONDS = 0.5
 COPY_PIXELS = 1280
-"""Longest side of the copy that is made of an original which browsers do not play."""
+"""Longest side of the copy that is made of an original that not every browser plays."""
 _THUMBNAIL_SIDE, _PREVIEW_SIDE = 320, 640
 
 
@@ -179,21 +180,8 @@ def analyse(job: Job, network: Any, limits: Limits, look: Look) -> Steps:
     yield report.step(len(stats))
 
 
-def browser_plays(info: VideoInfo, path: Path) -> bool:
-    """Whether any browser plays a file, at the times that the result has."""
-    return (
-        path.suffix.lower() in (".mp4", ".m4v")
-        and "mp4" in info.container
-        and info.codec == "h264"
-        and info.source_pix_fmt in ("yuv420p", "yuvj420p")
-        and info.start_time == 0
-        and info.rotation_degrees == 0
-        and not info.is_mirrored
-    )
-
-
 def _copy_of_original(job: Job, info: VideoInfo, stack: contextlib.ExitStack) -> VideoWriter | None:
-    if info.is_still or browser_plays(info, job.source):
+    if info.is_still or browser_plays(info, same_times=True):
         return None
     writer = open_writer(job.folder / "original.mp4", info, size=_copy_size(info), overwrite=True)
     return stack.enter_context(writer)

@@ -58,14 +58,31 @@ def test_each_tick_shows_what_the_source_shows_then(maker: Callable[[Path], Made
 
 
 def test_what_browsers_play(tmp_path: Path) -> None:
-    assert browser_plays(probe(makers.plain(tmp_path).path))
+    for name in ("plain", "rotated_90", "rotated_180", "mirrored", "non_square", "full_range", "with_audio"):
+        assert browser_plays(probe(makers.HARD_FILES[name](tmp_path).path), same_times=True), name
+    for name, codec in (("a.webm", "libvpx-vp9"), ("b.webm", "libvpx"), ("c.mp4", "libvpx-vp9"), ("D.M4V", "libx264")):
+        path = makers.make_video(tmp_path / name, 4, codec=codec, container="mp4" if name == "D.M4V" else None)
+        assert browser_plays(probe(path)), name
+
+
+def test_what_browsers_do_not_play(tmp_path: Path) -> None:
     hevc = makers.plain(tmp_path, name="hevc.mp4", codec="libx265").path
-    for path in (hevc, makers.foreign_audio(tmp_path).path, makers.ten_bit(tmp_path).path):
+    wrong_name = makers.plain(tmp_path, name="name.mp4").path.rename(tmp_path / "name.webm")
+    for path in (
+        *(hevc, wrong_name, makers.plain(tmp_path, name="matroska.mkv").path),
+        *(makers.foreign_audio(tmp_path).path, makers.ten_bit(tmp_path).path, makers.high_chroma(tmp_path).path),
+    ):
         assert not browser_plays(probe(path)), path
 
 
+def test_a_file_that_starts_late_has_other_times_in_browsers(tmp_path: Path) -> None:
+    late = makers.make_video(tmp_path / "late.mp4", 24, pts=range(12, 36))
+    assert browser_plays(probe(late))
+    assert not browser_plays(probe(late), same_times=True)
+
+
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a picture"):
+    with pytest.raises(InputError, match="is a still image"):
         reencode(makers.still(tmp_path).path, tmp_path / "copy.mp4")
     made = makers.plain(tmp_path)
     with pytest.raises(OutputError, match="exists already"):

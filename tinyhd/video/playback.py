@@ -1,27 +1,37 @@
-"""Copies of videos that any browser plays, with a frame at every tick of a constant rate."""
+"""Which videos browsers play, and copies that they do, with a frame at every tick of a constant rate."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from pathlib import Path
 
 from tinyhd.errors import InputError
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.reader import open_video
 from tinyhd.video.writer import open_writer
 
+_MP4, _WEBM = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 _PLAYED = {
-    "h264": ("yuv420p", "yuvj420p"),
-    "vp8": ("yuv420p",),
-    "vp9": ("yuv420p", "yuvj420p"),
-    "av1": ("yuv420p", "yuvj420p", "yuv420p10le"),
+    # by name and by content, because servers tell browsers the kind of file by its name
+    (".mp4", _MP4): ("h264", "vp9", "av1"),
+    (".m4v", _MP4): ("h264", "vp9", "av1"),
+    (".webm", _WEBM): ("vp8", "vp9", "av1"),
 }
-_PLAYED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_PLAYED_FORMATS = ("yuv420p", "yuvj420p")
 
 
-def browser_plays(info: VideoInfo) -> bool:
-    """Whether any browser plays a file, as far as Chromium without extra codecs stands for all: H.264, VP8, VP9 or AV1
-    with 4:2:0 chroma, in mp4, mov, webm or mkv. It knows neither HEVC nor MPEG-4 Part 2."""
-    return info.container in _PLAYED_CONTAINERS and info.source_pix_fmt in _PLAYED.get(info.codec, ())
+def browser_plays(info: VideoInfo, *, same_times: bool = False) -> bool:
+    """Whether every current browser plays a file as it is: 8-bit 4:2:0 H.264, VP9 or AV1 in mp4, or VP8, VP9 or AV1 in
+    WebM. Rotated and mirrored ones are shown upright, non-square pixels as wide as they are.
+
+    Args:
+        info: of the file, under the name that it is served with.
+        same_times: whether a browser's clock must be that of `Frame.time` too, which starts at the container's start;
+            browsers start mp4 files at 0.
+    """
+    codecs = _PLAYED.get((Path(info.path).suffix.lower(), info.container), ())
+    at_zero = info.start_time == 0 or not same_times
+    return info.codec in codecs and info.source_pix_fmt in _PLAYED_FORMATS and at_zero
 
 
 def reencode(
@@ -46,14 +56,14 @@ def reencode(
         the number of frames written.
 
     Raises:
-        InputError: the input cannot be read, or is a picture.
+        InputError: the input cannot be read, or is a still image.
         OutputError: the output cannot be written.
         OptionError: the output's name ends otherwise.
     """
     with open_video(input) as reader:
         info = reader.info
         if info.is_still:
-            raise InputError(f"{info.path!r} is a picture, not a video.")
+            raise InputError(f"{info.path!r} is a still image, not a video.")
         rate = constant_rate(info)
         size = (info.width + info.width % 2, info.height + info.height % 2)
         count = 0

@@ -13,6 +13,7 @@ along the top edge, and the bar code along the whole bottom quarter.
 
 import io
 import math
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,8 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import Colorspace
+
+os.environ.setdefault("SVT_LOG", "1")  # the encoder of AV1 prints much else
 
 WIDTH, HEIGHT = 192, 128
 RATE = Fraction(25)
@@ -464,6 +467,32 @@ def bit_flipped(folder: Path, seed: int = 0) -> Made:
         data[position] ^= 1 << int(random.integers(8))
     path.write_bytes(data)
     return Made(path, None, damaged=True)
+
+
+def damaged_sound(folder: Path, extension: str, audio: str, seed: int = 0) -> Made:
+    """A third of the packets of sound are damaged, headers and timestamps included where the container has them there;
+    the coded frames are not."""
+    codec = {"mpg": "mpeg2video", "avi": "mpeg4"}.get(extension, "libx264")
+    path = make_video(folder / f"damaged_sound.{extension}", 50, codec=codec, audio=[audio])
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(audio=0) if p.size and p.pos is not None]
+    data, random = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for position, size in packets[2::3]:
+        for offset in random.integers(4, min(size, 184), 4):
+            data[position + int(offset)] ^= 1 << int(random.integers(8))
+    path.write_bytes(data)
+    return Made(path, list(range(50)), _ticks(50))
+
+
+def late_sound_stream(folder: Path) -> Made:
+    """A transport stream in which a track of sound begins in the middle, where no header has told of it."""
+    parts = [
+        make_video(folder / "1.ts", range(12), options={"bf": "0"}),
+        make_video(folder / "2.ts", range(12, 24), pts=range(12, 24), options={"bf": "0"}, audio=["aac"]),
+    ]
+    path = folder / "late_sound.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return Made(path, list(range(24)))
 
 
 # --- pictures and animations --------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def test_repair_times(stamps: list[int | None], repaired: list[int]) -> None:
 def test_replaced_time_stamps_are_reported(tmp_path: Path) -> None:
     with open_video(makers.repeated_timestamps(tmp_path).path) as video:
         list(video)
-    assert video.warnings == ["Some time stamps were missing, repeated or out of order and were replaced."]
+    assert video.warnings == ["Some timestamps were missing, repeated or out of order and were replaced."]
     assert not video.damaged
 
 
@@ -402,6 +402,42 @@ def test_any_cut_of_a_file(tmp_path: Path) -> None:
                 assert video.damaged
         except InputError as error:
             assert_one_sentence(error)
+
+
+def test_png_with_garbage_is_damaged(tmp_path: Path) -> None:
+    data = makers.still(tmp_path, "png").path.read_bytes()
+    path, decoded = tmp_path / "damaged.png", 0
+    for seed in range(30):
+        random, changed = np.random.default_rng(seed), bytearray(data)
+        for position in random.integers(len(data) // 3, len(data) - 20, 12):
+            changed[position] ^= 1 << int(random.integers(8))
+        path.write_bytes(changed)
+        with suppress(InputError), open_video(path) as image:
+            assert len(list(image)) == 1
+            decoded += 1
+            assert image.damaged
+            assert image.warnings
+    assert decoded > 3
+
+
+def test_half_a_jpeg_is_damaged(tmp_path: Path) -> None:
+    data = makers.still(tmp_path, "jpg").path.read_bytes()
+    path = tmp_path / "half.jpg"
+    path.write_bytes(data[: len(data) // 2])
+    with open_video(path) as image:
+        assert len(list(image)) == 1
+        assert image.damaged
+    assert image.warnings == ["Some of the file is damaged: only what could be decoded is delivered."]
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "webp", "bmp"])
+@pytest.mark.parametrize("rest", [bytes(5000), b"junk" * 20])
+def test_what_lies_behind_a_still_image_does_not_matter(extension: str, rest: bytes, tmp_path: Path) -> None:
+    path = makers.still(tmp_path, extension).path
+    path.write_bytes(path.read_bytes() + rest)
+    with open_video(path) as image:
+        assert len(list(image)) == 1
+        assert not image.damaged
 
 
 # --- refused ------------------------------------------------------------------------------------------------

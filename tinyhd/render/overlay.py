@@ -163,7 +163,7 @@ class _BlendGraph:
 
     def __call__(self, picture: av.VideoFrame, heat: av.VideoFrame) -> av.VideoFrame:
         pts, time_base = picture.pts, picture.time_base
-        # the filter pairs frames by time; a counter does for any time stamps
+        # the filter pairs frames by time; a counter does for any timestamps
         for frame, buffer in ((picture, self._picture), (heat, self._heat)):
             frame.pts, frame.time_base = self._count, Fraction(1, 1000)
             buffer.push(frame)

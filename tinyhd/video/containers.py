@@ -7,6 +7,7 @@ chosen demuxer reads anything.
 """
 
 import os
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,6 +123,23 @@ def missing_bytes(path: str | os.PathLike[str]) -> int:
         if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide"):
             return max(0, _mp4_end(file, size) - size)
     return 0
+
+
+def is_damaged_png(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a PNG with a wrong check sum, or without its end; FFmpeg's decoder does not look at them."""
+    with open(path, "rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return False
+        while len(head := file.read(8)) == 8:
+            kind, left = head[4:], int.from_bytes(head[:4], "big")
+            checksum = zlib.crc32(kind)
+            while left and (data := file.read(min(left, 2**20))):
+                checksum, left = zlib.crc32(data, checksum), left - len(data)
+            if file.read(4) != checksum.to_bytes(4, "big"):
+                return True
+            if kind == b"IEND":
+                return False
+    return True
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:

@@ -1,23 +1,24 @@
-"""From a container to a row of decoded frames: the best stream, seeking, damage, and time stamps put right.
+"""From a container to a row of decoded frames: the best stream, seeking, damage, and timestamp repair.
 
-The steps between `tinyhd.formats` (may this file be opened?) and `tinyhd.video` (what callers use).
+The steps between `containers` (may this file be opened?) and `reader` (what callers use).
 """
 
 import itertools
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Self, TypeVar
 
 import av
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from tinyhd.errors import InputError
-from tinyhd.video.containers import open_container
+from tinyhd.video.containers import STILL_DEMUXERS, open_container
+from tinyhd.video.ffmpeg_log import collect_ffmpeg_errors
 
 T = TypeVar("T")
 
@@ -32,8 +33,9 @@ class Source:
         except BaseException:
             self.container.close()
             raise
+        self._is_still = self.container.format.name in STILL_DEMUXERS
         # Frame threads decode several times faster than PyAV's default, slice threads.
-        self.stream.thread_type = "AUTO" if threads else "SLICE"
+        self.stream.thread_type = "AUTO" if threads and not self._is_still else "SLICE"
         self.damage = 0  # errors and corrupt frames
         self.packet_count = self.frame_count = self.error_count = 0
         self._first_packet: Packet[VideoStream] | None = None
@@ -69,7 +71,7 @@ class Source:
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """Decode to the end. Never raises for damage."""
-        packets = self.container.demux(self.stream)
+        packets = packets_of(self.container, [self.stream])
         if self._first_packet is not None:
             packets = itertools.chain([self._first_packet], packets)
         while True:
@@ -82,7 +84,7 @@ class Source:
                 packet = None  # the rest of the file is lost; what the decoder still holds is not
             self._note_stamp(packet)
             try:
-                decoded = self.stream.decode(packet)
+                decoded = self._decode_still(packet) if self._is_still else self.stream.decode(packet)
             except av.error.EOFError:
                 decoded = []
             except av.error.FFmpegError:
@@ -98,8 +100,15 @@ class Source:
                 # Frames before the place sought may lack their references in intact files too.
                 self.damage += frame.is_corrupt and (frame.pts is None or frame.pts >= self._sought)
                 yield frame
-            if packet is None:
+            if packet is None or (self._is_still and self.frame_count):  # what follows the image does not matter
                 return
+
+    def _decode_still(self, packet: "Packet[VideoStream] | None") -> list[av.VideoFrame]:
+        """Decoders of still images complain about damage, but do not mark what they make of it."""
+        with collect_ffmpeg_errors(this_thread=True) as messages:
+            decoded = self.stream.decode(packet)
+        self.damage += any("EXIF" not in text for _, _, text in messages)
+        return decoded
 
     # Some files (H.264 with B-frames in AVI, or in mp4 without its table of offsets) stamp packets in the order of
     # decoding, although the decoder puts them into another order. Then the n-th frame shown gets the n-th stamp.
@@ -123,6 +132,16 @@ class Source:
             frame.pts = self._stamps.popleft()
         while self._stamps and self._stamps[0] <= frame.pts:
             self._stamps.popleft()
+
+
+def packets_of(container: av.container.InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
+    """The packets of some streams in the order of the file, and an empty one for each at the end."""
+    while True:
+        try:
+            yield from container.demux(*streams)
+            return
+        except IndexError:  # what PyAV raises where a further stream begins in the middle of a file
+            pass
 
 
 def decode_from(
@@ -164,12 +183,12 @@ def _other_streams(container: av.container.InputContainer) -> str:
     return " and ".join(kinds) or "nothing that is known"
 
 
-# So many frames are held back at most to place frames without a usable time stamp between their neighbours.
+# So many frames are held back at most to place frames without a usable timestamp between their neighbours.
 LOOKAHEAD = 8
 
 
 def repair_times(items: Iterable[tuple[T, int | None, Fraction]]) -> Iterator[tuple[T, int]]:
-    """Replace missing and repeated time stamps: (item, stamp or None, duration) -> (item, stamp), strictly increasing.
+    """Replace missing and repeated timestamps: (item, stamp or None, duration) -> (item, stamp), strictly increasing.
 
     Good stamps stay as they are. Items without one, or with one that is not later than its predecessor's, are spread
     between their good neighbours, at most a duration apart. Where more than `LOOKAHEAD` of them follow each other the

@@ -1,8 +1,7 @@
 """Video encoders: which one `EncoderOptions` mean, and what it is given."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -12,6 +11,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from tinyhd.errors import OptionError
 from tinyhd.options import EncoderOptions
+from tinyhd.video.ffmpeg_log import collect_ffmpeg_errors, error_reason
 
 log = logging.getLogger("tinyhd.video")
 
@@ -127,12 +127,6 @@ def _why_it_does_not_open(encoder: str) -> str | None:
     return None
 
 
-def error_reason(error: Exception, messages: list[tuple[int, str, str]]) -> str:
-    """What FFmpeg said last, or else the error itself, without a full stop."""
-    said = [text.strip() for _, _, text in messages]
-    return (said[-1] if said else getattr(error, "strerror", None) or str(error)).rstrip(".")
-
-
 def not_opened(encoder: str, size: tuple[int, int], reason: str) -> str:
     """A sentence about an encoder that cannot be opened."""
     if "nvenc" in encoder:
@@ -142,15 +136,3 @@ def not_opened(encoder: str, size: tuple[int, int], reason: str) -> str:
         )
     width, height = size
     return f"the encoder {encoder} cannot be opened for {width}x{height} frames with these settings: {reason}."
-
-
-@contextlib.contextmanager
-def collect_ffmpeg_errors() -> Iterator[list[tuple[int, str, str]]]:
-    """Collects what FFmpeg's libraries log as errors: (level, library, text)."""
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture() as messages:
-            yield messages
-    finally:
-        av.logging.set_level(level)

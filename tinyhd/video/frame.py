@@ -42,7 +42,7 @@ class Frame:
     """One picture of a video."""
 
     index: int  # 0, 1, 2 ... in the order of delivery, which is display order
-    pts: int  # time stamp on the file's own clock, in ticks of `VideoInfo.time_base`; strictly increasing
+    pts: int  # timestamp on the file's own clock, in ticks of `VideoInfo.time_base`; strictly increasing
     time: Fraction  # seconds after the container's start
     image: av.VideoFrame  # upright, progressive, opaque, SDR, 8-bit planar YUV, always `VideoInfo`'s size and format
 

@@ -123,7 +123,7 @@ class Deinterlacer:
         self._pts: deque[int] = deque()
 
     def push(self, frame: av.VideoFrame, pts: int) -> list[tuple[av.VideoFrame, int]]:
-        """Give a decoded frame and its time stamp; take the (frame, time stamp) pairs that are ready."""
+        """Give a decoded frame and its timestamp; take the (frame, timestamp) pairs that are ready."""
         ready: list[tuple[av.VideoFrame, int]] = []
         fits = (frame.format.name, frame.width, frame.height)
         if self._chain and self._chain.fits != fits:

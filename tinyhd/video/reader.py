@@ -1,4 +1,4 @@
-"""Video files, pictures and animations in; upright SDR frames with exact time stamps out.
+"""Video files, pictures and animations in; upright SDR frames with exact timestamps out.
 
     with open_video("clip.mp4") as video:
         print(video.info.width, video.info.height)
@@ -20,10 +20,12 @@ from typing import Self
 import av
 
 from tinyhd.errors import InputError, OptionError
-from tinyhd.video.containers import STILL_DEMUXERS, missing_bytes
+from tinyhd.video.containers import STILL_DEMUXERS, is_damaged_png, missing_bytes
 from tinyhd.video.demux import Source, decode_from, repair_times
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.pixel_format import Deinterlacer, PictureConverter
+
+_DAMAGED = "Some of the file is damaged: only what could be decoded is delivered."
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
@@ -80,6 +82,8 @@ class VideoReader(Iterator[Frame]):
         try:
             if missing_bytes(path):
                 self._note_damage("The file is shorter than its header says, so its end is missing.")
+            if is_damaged_png(path):
+                self._note_damage(_DAMAGED)
             raw = self._source.frames()
             first = next(raw, None)
             if first is None:
@@ -174,7 +178,7 @@ class VideoReader(Iterator[Frame]):
             self._collect_damage(again)
 
     def _stamped(self, frames: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, int]]:
-        """Give every frame a time stamp, strictly increasing."""
+        """Give every frame a timestamp, strictly increasing."""
         rate = self.info.frame_rate or Fraction(25)
         usual = max(1 / rate / self.info.time_base, Fraction(1))
         repaired = False
@@ -187,7 +191,7 @@ class VideoReader(Iterator[Frame]):
         for frame, pts in repair_times(candidates()):
             if not repaired and pts != frame.pts and not self.info.is_still:
                 repaired = True
-                self.warnings.append("Some time stamps were missing, repeated or out of order and were replaced.")
+                self.warnings.append("Some timestamps were missing, repeated or out of order and were replaced.")
             yield frame, pts
 
     def _deinterlaced(self, frames: Iterator[tuple[av.VideoFrame, int]]) -> Iterator[tuple[av.VideoFrame, int]]:
@@ -198,7 +202,7 @@ class VideoReader(Iterator[Frame]):
 
     def _collect_damage(self, source: Source) -> None:
         if source.damage:
-            self._note_damage("Some of the video is damaged: only what could be decoded is delivered.")
+            self._note_damage(_DAMAGED)
 
     def _note_damage(self, sentence: str) -> None:
         self.damaged = True

@@ -22,7 +22,8 @@ from tinyhd.files import AtomicOutput, StrPath, check_suffix
 from tinyhd.options import EncoderOptions
 from tinyhd.video.audio import KEPT_METADATA, AudioTracks
 from tinyhd.video.containers import open_container
-from tinyhd.video.encoders import HEVC_TAG, collect_ffmpeg_errors, error_reason, not_opened, resolve_encoder
+from tinyhd.video.encoders import HEVC_TAG, not_opened, resolve_encoder
+from tinyhd.video.ffmpeg_log import collect_ffmpeg_errors, error_reason
 from tinyhd.video.ffmpeg_program import FFmpegProgram, resolve_program_encoder
 from tinyhd.video.frame import VideoInfo
 
@@ -214,6 +215,8 @@ class VideoWriter:
     def _copy_metadata(self, source: InputContainer, info: VideoInfo) -> None:
         kept = {key: value for key, value in source.metadata.items() if key not in _OWN_METADATA}
         self._output.metadata.update(kept)
+        if info.stream_index >= len(source.streams):  # one that only the reading of a damaged file brings out
+            return
         video = source.streams[info.stream_index].metadata
         self._stream.metadata.update({key: video[key] for key in KEPT_METADATA if video.get(key)})
 

@@ -132,6 +132,25 @@ def test_an_empty_part_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == {"plain.mp4"}
 
 
+@pytest.mark.parametrize(("extension", "audio"), [("ts", "aac"), ("ts", "ac3"), ("mpg", "mp2"), ("mkv", "flac")])
+def test_damaged_sound_is_told_and_costs_no_frame(tmp_path: Path, extension: str, audio: str) -> None:
+    made = makers.damaged_sound(tmp_path, extension, audio)
+    result = run(made.path, tmp_path / "out.mp4")
+    assert result.frames == len(list(read_frames(tmp_path / "out.mp4"))) == 50
+    assert result.damaged
+    assert "Some of the sound is damaged and was left out." in result.warnings
+
+
+def test_sound_that_is_damaged_behind_the_last_frame_is_told(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mkv", 5, rate=Fraction(5), audio=["aac"])
+    with av.open(str(source)) as container:
+        last = [(p.pos, p.size) for p in container.demux(audio=0) if p.size][-1]
+    data = bytearray(source.read_bytes())
+    data[last[0] + 4 : last[0] + last[1]] = bytes([0x5A]) * (last[1] - 4)
+    source.write_bytes(data)
+    assert run(source, tmp_path / "out.mp4").damaged
+
+
 # ---- each frame has its own map
 
 

@@ -109,15 +109,13 @@ def annotate(
             for frame, saliency, is_cut in run:
                 outputs.write(frame, saliency, normalize(saliency, frame.time_seconds, is_cut))
                 counter.count(run.expected_frames)
-        damaged = run.reader.damaged or outputs.damaged
-        warnings = (*run.reader.warnings, *outputs.warnings)
     return AnnotateResult(
         input=Path(input),
         output=target,
         frames=run.frames,
         elapsed_seconds=time.perf_counter() - began,
-        damaged=damaged,
-        warnings=warnings,
+        damaged=run.reader.damaged or outputs.damaged,
+        warnings=(*run.reader.warnings, *outputs.warnings),
         maps=_path(save_maps),
         stats=_path(stats),
     )

@@ -471,7 +471,7 @@ def bit_flipped(folder: Path, seed: int = 0) -> Made:
 
 def damaged_sound(folder: Path, extension: str, audio: str, seed: int = 0) -> Made:
     """A third of the packets of sound are damaged, headers and timestamps included where the container has them there;
-    the coded frames are not."""
+    the coded frames are not (in MPEG-PS, a few of them)."""
     codec = {"mpg": "mpeg2video", "avi": "mpeg4"}.get(extension, "libx264")
     path = make_video(folder / f"damaged_sound.{extension}", 50, codec=codec, audio=[audio])
     with av.open(str(path)) as container:

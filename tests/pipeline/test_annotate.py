@@ -136,7 +136,7 @@ def test_an_empty_part_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
 def test_damaged_sound_is_told_and_costs_no_frame(tmp_path: Path, extension: str, audio: str) -> None:
     made = makers.damaged_sound(tmp_path, extension, audio)
     result = run(made.path, tmp_path / "out.mp4")
-    assert result.frames == len(list(read_frames(tmp_path / "out.mp4"))) == 50
+    assert result.frames == len(list(read_frames(tmp_path / "out.mp4"))) == len(list(read_frames(made.path)))
     assert result.damaged
     assert "Some of the sound is damaged and was left out." in result.warnings
 

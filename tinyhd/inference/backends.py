@@ -39,7 +39,11 @@ _KEPT = 8
 
 
 class Backend(Protocol):
-    """Whatever computes the maps of clips: one of the classes of this package, or a caller's own."""
+    """Whatever computes the maps of clips: one of the classes of this package, or a caller's own.
+
+    Where it has a true attribute `equalize`, its maps depend on their position in a clip, and cross-fading takes that
+    away; see `blend.equalize`.
+    """
 
     maps_per_clip: int
     """16, or 1 that belongs to the clip's last frame."""
@@ -143,6 +147,7 @@ class OpenVinoBackend:
         self.precision = precision
         self.config = config
         self.maps_per_clip = config.maps_per_clip
+        self.equalize = config.maps_per_clip > 1
         self.map_shape = config.map_shape
         self.display_scale = config.display_scale
         self.sampling_rate = config.sampling_rate

@@ -174,16 +174,17 @@ def _predict(
     on_sample: OnSample | None,
     read_ahead: int,
 ) -> Iterator[Prediction]:
+    equalize = windowing.kind == "crossfade" and getattr(backend, "equalize", False)
     prepared = _prepared(frames, every, cuts)
     if read_ahead:
         prepared = prefetch(prepared, read_ahead)
     with closing(prepared), closing(_Batches(backend)) as done:
         queue: deque[_Job] = deque()
-        shot = _Shot(windowing, on_sample)
+        shot = _Shot(windowing, on_sample, equalize)
         for frame, image, is_cut in prepared:
             if is_cut:
                 queue.extend(shot.jobs(complete=True))
-                shot = _Shot(windowing, on_sample)
+                shot = _Shot(windowing, on_sample, equalize)
             shot.append(frame, image, is_cut)
             queue.extend(shot.jobs(complete=False))
             while len(queue) >= batch_size:
@@ -258,7 +259,7 @@ def assign(windows: "list[tuple[_Shot, Window]]", results: np.ndarray) -> Iterat
 class _Shot:
     """The frames of one shot that wait for their maps, and what is known of these."""
 
-    def __init__(self, windowing: Windowing, on_sample: OnSample | None) -> None:
+    def __init__(self, windowing: Windowing, on_sample: OnSample | None, equalize: bool) -> None:
         self.windowing = windowing
         self.on_sample = on_sample
         self.length = 0
@@ -270,7 +271,7 @@ class _Shot:
         self.first_image = 0
         # frames that have no map yet, with whether they are cuts and samples
         self.waiting: deque[tuple[Frame, bool, bool]] = deque()
-        self.blend = Blend()
+        self.blend = Blend(equalize)
         self.last: Sample | None = None
         """The latest whose map is final."""
 

@@ -57,6 +57,7 @@ class TorchBackend:
         self.batch_size = 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
         self.config = model.config
         self.maps_per_clip = model.config.maps_per_clip
+        self.equalize = model.config.maps_per_clip > 1
         self.map_shape = model.config.map_shape
         self.display_scale = model.config.display_scale
         self.sampling_rate = model.config.sampling_rate
@@ -131,7 +132,7 @@ class FallbackBackend:
         self._current: Backend = first
         self._open_second = open_second
         self.batch_size = first.batch_size
-        self.maps_per_clip, self.map_shape = first.maps_per_clip, first.map_shape
+        self.maps_per_clip, self.map_shape, self.equalize = first.maps_per_clip, first.map_shape, first.equalize
         self.display_scale, self.sampling_rate = first.display_scale, first.sampling_rate
         self.model_name, self.model_hash = first.model_name, first.model_hash
 

@@ -83,7 +83,7 @@ def reference(name):
 def main():
     np.trapz = np.trapezoid  # pysaliency 0.2.22 calls it by the name it had before NumPy 2.4
     values = {name: {k: float(v) for k, v in reference(name).items()} for name in CASES}
-    path = Path(__file__).parent / "data" / "pysaliency_reference.json"
+    path = Path(__file__).parent / "training" / "data" / "pysaliency_reference.json"
     path.write_text(json.dumps({"pysaliency": version("pysaliency"), "values": values}, indent=1) + "\n")
 
 

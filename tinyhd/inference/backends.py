@@ -7,6 +7,7 @@ and kept in the cache folder, as is what OpenVINO compiles. Nothing else here ne
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -18,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,20 +90,33 @@ def _open(file: ModelFile, options: InferenceOptions) -> Backend:
     if options.device != "cpu" and not (options.device == "auto" and options.backend == "openvino"):
         if options.backend == "openvino":
             raise OptionError("OpenVINO computes on CPUs here: use --device cpu, or --backend torch.")
-        if options.device != "auto" or _may_have_gpu():
-            from tinyhd.inference.torch_backend import open_torch_backend, resolve_device
-
-            if resolve_device(options.device).type != "cpu":
-                return open_torch_backend(file, options)
+        if options.device != "auto" or (_may_have_gpu() and _has_torch()):
+            torch_backend = _torch_backend(f"device {options.device}")
+            if torch_backend.resolve_device(options.device).type != "cpu":
+                return torch_backend.open_torch_backend(file, options)
     if options.backend != "torch":
         if _has_openvino():
             return OpenVinoBackend(file, options.precision)
         if options.backend == "openvino":
             raise OptionError("OpenVINO is not installed: pip install openvino, or use --backend torch.")
         log.info("OpenVINO is not installed here, so PyTorch computes, which is slower.")
-    from tinyhd.inference.torch_backend import open_torch_backend
+    return _torch_backend("--backend torch").open_torch_backend(file, options)
 
-    return open_torch_backend(file, options)
+
+def _torch_backend(what: str) -> ModuleType:
+    """The module that needs PyTorch. Raises `OptionError` where that is not installed."""
+    try:
+        return importlib.import_module("tinyhd.inference.torch_backend")
+    except ModuleNotFoundError as error:
+        raise OptionError(f"{what} needs PyTorch, which is not installed: pip install 'tinyhd[torch]'.") from error
+
+
+def _has_torch() -> bool:
+    """Whether PyTorch is there, for a GPU that is."""
+    found = importlib.util.find_spec("torch") is not None
+    if not found:
+        log.info("There is a GPU here, but not PyTorch, which it needs: pip install 'tinyhd[torch]'.")
+    return found
 
 
 def _has_openvino() -> bool:

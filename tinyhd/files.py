@@ -1,9 +1,13 @@
 """Outputs that appear under their name only when they are complete."""
 
+import contextlib
+import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +18,8 @@ from tinyhd.errors import OptionError, OutputError
 StrPath = str | os.PathLike[str]
 
 TEMPORARY_PREFIX = ".tinyhd-"
+# which computer, and then which process, so that what a dead one has left can be told from work that goes on
+_OWN_PREFIX = f"{TEMPORARY_PREFIX}{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
 OUTPUT_TAG = ".saliency"
 """Goes between the stem and the suffix of an output's default name."""
 
@@ -59,7 +65,7 @@ class AtomicOutput:
 
     def __init__(self, path: Path, *, overwrite: bool = False, folder: bool = False) -> None:
         self.path, self.overwrite, self.folder = path, overwrite, folder
-        self.temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{'' if folder else path.suffix}"
+        self.temporary = path.parent / f"{_OWN_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{'' if folder else path.suffix}"
         check_target(path, (), overwrite, folder=folder)
         if not path.parent.is_dir():
             raise OutputError(f"{os.fspath(path)!r} cannot be written: there is no folder {os.fspath(path.parent)!r}.")
@@ -112,6 +118,33 @@ class AtomicOutput:
             shutil.rmtree(self.temporary, ignore_errors=True)
         else:
             self.temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> int:
+    """Remove the temporary files in a folder that processes of this computer which have died left there; how many."""
+    if sys.platform == "win32":  # there is no harmless way to ask for a process there
+        return 0
+    count = 0
+    with contextlib.suppress(OSError):
+        for child in list(folder.glob(f"{_OWN_PREFIX}*")):
+            process = child.name.removeprefix(_OWN_PREFIX).partition("-")[0]
+            if process.isdigit() and not _is_alive(int(process)):
+                if child.is_dir() and not child.is_symlink():
+                    shutil.rmtree(child, ignore_errors=True)
+                else:
+                    child.unlink(missing_ok=True)
+                count += 1
+    return count
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's
+    return True
 
 
 def make_folder(path: Path) -> Path:

@@ -6,6 +6,7 @@ Each field carries, as `dataclasses.field(metadata=...)`, its help text, allowed
 
 import dataclasses
 import math
+import os
 import re
 import types
 import typing
@@ -25,6 +26,7 @@ DEVICE_PATTERN = r"auto|cpu|cuda(:\d+)?|mps"
 
 DEFAULT_COLORMAP = "turbo"
 DEFAULT_OPACITY = {"overlay": 0.55, "side-by-side": 0.55, "spotlight": 0.75, "heatmap": 1.0}
+MAX_WORKERS = 256
 MAX_OVERLAP = 15
 """Frames: one less than the network sees at once."""
 
@@ -198,6 +200,36 @@ class EncoderOptions(Options):
         super().__post_init__()
         if self.ffmpeg_args is not None and self.ffmpeg is None:
             raise OptionError("ffmpeg_args are for an ffmpeg program: name one with ffmpeg (--ffmpeg PATH) as well.")
+
+
+@dataclass(frozen=True)
+class BatchOptions(Options):
+    """How many inputs are worked on.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    workers: str = option(
+        "1", "processes side by side, each with its share of the processors; auto: one for every two", metavar="N"
+    )
+    retry_failed: bool = option(False, "with --output-dir, do again what failed in an earlier run")
+    timeout: float | None = option(None, "give up on an input after this long", minimum=0.001, metavar="SECONDS")
+    max_duration: float | None = option(None, "refuse longer inputs", minimum=0, metavar="SECONDS")
+    max_pixels: int | None = option(None, "refuse inputs with larger frames: width x height", minimum=1, metavar="N")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
+            raise OptionError(f"workers is {self.workers!r}; it must be auto or 1 to {MAX_WORKERS}.")
+
+    @property
+    def worker_count(self) -> int:
+        """Processes to start; 0: work in this one."""
+        if self.workers == "auto":
+            return max(1, (os.cpu_count() or 1) // 2)
+        count = int(self.workers)
+        return 0 if count == 1 and self.timeout is None else count
 
 
 def choices(cls: type) -> dict[str, Choice]:

@@ -1,0 +1,238 @@
+"""What a batch has done so far: one line of JSON for each attempt, kept in the folder of its outputs.
+
+    {"input": "/videos/a.mp4", "status": "started", "attempt": 1, "fresh": true, ...}
+    {"input": "/videos/a.mp4", "status": "done", "attempt": 1, "frames": 250, "seconds": 4.2, ...}
+
+Lines are only ever added, and each is on the disk before the next job starts, so that a run can be killed at any moment
+and goes on where it was: outputs appear under their names when they are complete, and what is here says whose they are.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+from filelock import FileLock, Timeout
+
+from tinyhd.errors import InputError, OutputError
+from tinyhd.files import cannot_write, sweep
+from tinyhd.pipeline.annotate import AnnotateResult
+from tinyhd.pipeline.batch import Job
+from tinyhd.pipeline.outputs import default_output
+from tinyhd.video.reader import probe
+
+MANIFEST_NAME = "tinyhd-manifest.jsonl"
+
+TODO, DONE, DAMAGED, FAILED = "todo", "done", "damaged", "failed"
+
+_STARTED = "started"
+_HASHED_BYTES = 2**20
+_NOT_SETTINGS = ("device", "backend", "batch_size")  # what computes, not what
+
+
+class Entry(NamedTuple):
+    """The last that is known of an input."""
+
+    status: str
+    """started, done, damaged or failed."""
+    attempt: int
+    settings: str
+    model: str
+    size: int
+    mtime_ns: int
+    content: str
+    fresh: bool
+    """Whether no output was there when the attempt began."""
+    outputs: tuple[tuple[str, int], ...]
+    """Their names, and sizes where the attempt is over."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done with an input."""
+
+    state: str
+    """todo, or how it ended before: done, damaged, failed."""
+    job: Job
+    attempt: int = 1
+
+
+class Manifest:
+    """The manifest of a folder of outputs, for one run at a time; a context manager."""
+
+    def __init__(self, folder: Path, model_hash: str) -> None:
+        """
+        Args:
+            folder: of the outputs; it exists.
+            model_hash: of the model that computes.
+
+        Raises:
+            OutputError: another run is at work there, or it cannot be written.
+            InputError: the manifest is not one.
+        """
+        self.path, self._model = folder / MANIFEST_NAME, model_hash
+        self._lock = FileLock(folder / f".{MANIFEST_NAME}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(
+                f"another run is at work in {os.fspath(folder)!r}: wait for its end, or choose another folder."
+            ) from error
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        try:
+            sweep(folder)
+            self._entries = {name: entry for name, entry in self._read()}
+            self._file: IO[bytes] = self.path.open("ab")
+            if self._torn:  # the last line of a run that was killed while it wrote
+                self._file.write(b"\n")
+        except OSError as error:
+            self._lock.release()
+            raise cannot_write(self.path, error) from error
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._lock.release()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def plan(self, job: Job, retry_failed: bool = False) -> Plan:
+        """What is to be done, given what was done before: finished jobs are not repeated while their input, settings,
+        model and outputs are the same; failed ones only where `retry_failed` says so."""
+        entry = self._entries.get(_name(job.input))
+        if entry is None:
+            return Plan(TODO, job)
+        todo = Plan(TODO, job, entry.attempt + 1)
+        if (entry.settings, entry.model) != (settings_hash(job), self._model) or not _same_input(job.input, entry):
+            # the outputs, where they are still there, are of an earlier run of ours
+            is_ours = entry.status in (DONE, DAMAGED) or entry.fresh
+            return replace(todo, job=replace(job, overwrite=job.overwrite or is_ours))
+        if entry.status == FAILED:
+            return todo if retry_failed else replace(todo, state=FAILED)
+        sizes = [_size(name) for name, _ in entry.outputs]
+        if entry.status == _STARTED:
+            if entry.fresh and None not in sizes:  # killed between the last output and its line here
+                return replace(todo, state=DONE, attempt=entry.attempt)
+            return replace(todo, job=replace(job, overwrite=job.overwrite or entry.fresh))
+        if sizes == [size for _, size in entry.outputs]:
+            return replace(todo, state=entry.status)
+        return replace(todo, job=replace(job, overwrite=True))
+
+    def begin(self, plan: Plan) -> None:
+        """Note that a job begins. Raises `OutputError` where that cannot be written."""
+        outputs = output_names(plan.job)
+        fresh = plan.job.overwrite or not any(os.path.lexists(name) for name in outputs)
+        self._write(plan, _STARTED, [(name, 0) for name in outputs], fresh=fresh)
+
+    def end(self, plan: Plan, result: AnnotateResult | None, error: str | None = None, worker: int = 0) -> None:
+        """Note how a job ended: its result, or the sentence that says what went wrong. Raises `OutputError`."""
+        facts: dict[str, Any] = {"worker": worker}
+        if result is None:
+            self._write(plan, FAILED, [], error=error, **facts)
+            return
+        outputs = [(name, _size(name) or 0) for name in output_names(replace(plan.job, output=result.output))]
+        facts |= {"frames": result.frames, "seconds": round(result.elapsed_seconds, 3)}
+        self._write(plan, DAMAGED if result.damaged else DONE, outputs, warnings=list(result.warnings), **facts)
+
+    def _write(self, plan: Plan, status: str, outputs: list[tuple[str, int]], **facts: Any) -> None:
+        job, name = plan.job, _name(plan.job.input)
+        size, mtime_ns, content = _identity(job.input)
+        entry = Entry(
+            status, plan.attempt, settings_hash(job), self._model, size, mtime_ns, content, facts.get("fresh", False),
+            tuple(outputs),
+        )  # fmt: skip
+        line = {"input": name, **entry._asdict(), **facts, "time": round(time.time(), 3)}
+        try:
+            self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self._entries[name] = entry
+
+    def _read(self) -> Iterator[tuple[str, Entry]]:
+        self._torn = False
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            for line in file:
+                self._torn = not line.endswith(b"\n")
+                try:
+                    values = json.loads(line.decode("utf-8", "surrogateescape"))
+                    outputs = tuple((str(name), int(size)) for name, size in values["outputs"])
+                    entry = Entry(*(values[name] for name in Entry._fields[:-1]), outputs)
+                    name = values["input"]
+                except (ValueError, KeyError, TypeError) as error:
+                    if self._torn or not line.strip():
+                        continue
+                    raise InputError(
+                        f"{os.fspath(self.path)!r} is not a manifest of tinyhd: choose another folder for the outputs."
+                    ) from error
+                yield name, entry
+
+
+def settings_hash(job: Job) -> str:
+    """A short digest of all that decides what a job's outputs hold, but for the input and the model's file."""
+    values = asdict(job)
+    for name in ("input", "output", "overwrite"):
+        del values[name]
+    values["inference"] = {k: v for k, v in values["inference"].items() if k not in _NOT_SETTINGS}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def output_names(job: Job) -> list[str]:
+    """The names of all files and folders that a job writes."""
+    output = job.output or default_output(job.input, probe(job.input).is_still)
+    return [os.path.abspath(name) for name in (output, job.save_maps, job.stats) if name is not None]
+
+
+def _name(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+def _identity(path: Path) -> tuple[int, int, str]:
+    """Size, time of the last change, and a digest of the first and the last megabyte; zeros where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            digest = hashlib.sha256(file.read(_HASHED_BYTES))
+            if status.st_size > _HASHED_BYTES:
+                file.seek(max(_HASHED_BYTES, status.st_size - _HASHED_BYTES))
+                digest.update(file.read(_HASHED_BYTES))
+            return status.st_size, status.st_mtime_ns, digest.hexdigest()[:16]
+    except OSError:
+        return 0, 0, ""
+
+
+def _same_input(path: Path, entry: Entry) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return entry.size == 0
+    if status.st_size != entry.size:
+        return False
+    return status.st_mtime_ns == entry.mtime_ns or _identity(path)[2] == entry.content
+
+
+def _size(name: str) -> int | None:
+    """Of a file; of a folder how many files are in it; None where there is none."""
+    try:
+        return len(os.listdir(name)) if os.path.isdir(name) else os.path.getsize(name)
+    except OSError:
+        return None

@@ -65,7 +65,9 @@ class AtomicOutput:
 
     def __init__(self, path: Path, *, overwrite: bool = False, folder: bool = False) -> None:
         self.path, self.overwrite, self.folder = path, overwrite, folder
-        self.temporary = path.parent / f"{_OWN_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{'' if folder else path.suffix}"
+        self.temporary = (
+            path.parent / f"{_OWN_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{'' if folder else path.suffix}"
+        )
         check_target(path, (), overwrite, folder=folder)
         if not path.parent.is_dir():
             raise OutputError(f"{os.fspath(path)!r} cannot be written: there is no folder {os.fspath(path.parent)!r}.")

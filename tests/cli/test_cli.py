@@ -26,6 +26,7 @@ from tinyhd.errors import InputError
 from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.inputs import distinct_stems, expand_inputs
+from tinyhd.pipeline.manifest import MANIFEST_NAME
 from tinyhd.video.reader import probe, read_frames
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -66,6 +67,11 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+def outputs(folder: Path) -> set[str]:
+    """What a batch has written into its folder, but for its manifest."""
+    return {name for name in files(folder) if MANIFEST_NAME not in name}
+
+
 # ---- one input
 
 
@@ -87,7 +93,7 @@ def test_every_flag_reaches_the_job(folder: Path, monkeypatch: pytest.MonkeyPatc
         jobs.append(job)
         raise InputError("enough")
 
-    monkeypatch.setattr("tinyhd.pipeline.batch.run_job", run_job)
+    monkeypatch.setattr("tinyhd.pipeline.workers.run_job", run_job)
     arguments = (
         "in.mp4 -o out.mp4 --style heatmap --colormap viridis --opacity 0.3 --normalize none --codec hevc --crf 30 "
         "--preset fast --start 1:02.5 --end 2:00:00 --precision bfloat16 --overlap 3 --no-cuts --sampling-rate 0 "
@@ -226,7 +232,7 @@ def test_a_batch_goes_on_after_a_failure(folder: Path, capsys: pytest.CaptureFix
     (folder / "videos" / "b.mp4").write_text("not a video")
     (folder / "videos" / "notes.txt").write_text("not even a name of a video")
     assert main(["videos", "--output-dir", "out/new", "--stats", "stats", "--save-maps", "maps"]) == 1
-    assert files(folder / "out" / "new") == {"a.saliency.mp4", "c.saliency.mp4"}
+    assert outputs(folder / "out" / "new") == {"a.saliency.mp4", "c.saliency.mp4"}
     assert files(folder / "stats") == {"a.csv", "c.csv"}
     assert files(folder / "maps") == {f"{name}/{k:06d}.png" for name in "ac" for k in range(3)}
     assert codes(folder / "out" / "new" / "c.saliency.mp4") == [10, 11, 12]
@@ -266,7 +272,7 @@ def test_names_that_collide_are_told_apart(folder: Path) -> None:
     clip(folder / "two" / "clip.avi", first=30)
     makers.still(folder / "two")
     assert main(["one/clip.mp4", "two", "--output-dir", "out", "--style", "spotlight", "--opacity", "0.2"]) == 0
-    found = {path.name: codes(path)[0] for path in (folder / "out").iterdir()}
+    found = {name: codes(folder / "out" / name)[0] for name in outputs(folder / "out")}
     assert found == {
         "clip.saliency.mp4": 10,
         "clip.avi.saliency.mp4": 30,

@@ -1,23 +1,25 @@
-"""What the subcommands do, up to where `pipeline` begins."""
+"""What the subcommands `annotate` and `analyze` do with one input or many, up to where `pipeline` begins; `export`."""
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyhd.cli.arguments import read_options
-from tinyhd.cli.messages import Progress, data
+from tinyhd.cli.messages import JobProgress, data
 from tinyhd.errors import OptionError, TinyHDError
-from tinyhd.files import OUTPUT_TAG, check_target, make_folder
-from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
+from tinyhd.files import OUTPUT_TAG, check_target, make_folder, sweep
+from tinyhd.options import BatchOptions, EncoderOptions, InferenceOptions, RenderOptions
 
 if TYPE_CHECKING:
-    from tinyhd.pipeline.annotate import AnnotateResult
     from tinyhd.pipeline.batch import Job
+    from tinyhd.pipeline.manifest import Plan
+    from tinyhd.pipeline.workers import Outcome
 
 log = logging.getLogger("tinyhd.cli")
 
@@ -28,16 +30,18 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     """`annotate` and `analyze`: one job for each input."""
     if options.list_models:
         return _list_models()
-    if not options.inputs:
+    if not options.inputs and not options.from_file:
         parser.error("name at least one video, still image, folder or glob")
-    template = _options(options)  # what is wrong with options is said before anything slow is imported
+    template = _template(options)  # what is wrong with options is said before anything slow is imported
+    batch = read_options(options, BatchOptions)
     from tinyhd.inference.backends import open_backend
-    from tinyhd.pipeline.batch import Job, run_job
-    from tinyhd.pipeline.inputs import expand_inputs
+    from tinyhd.network.registry import find_model
+    from tinyhd.pipeline.manifest import TODO, Manifest, Plan
+    from tinyhd.pipeline.workers import run_jobs
     from tinyhd.render.colors import color_table
     from tinyhd.video.writer import check_encoder
 
-    files, is_batch = expand_inputs(options.inputs)
+    rows, is_batch = _rows(options)
     if options.output is not None and (is_batch or options.output_dir is not None):
         raise OptionError("-o is for one input; with several, a folder or a glob, or with --output-dir, leave it out.")
     if template.get("track") and is_batch:
@@ -46,31 +50,71 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     if options.command == "annotate":
         check_encoder(template["encoder"])
         color_table(template["render"])
-    names = _OutputNames(files, is_batch, options)
-    backend = None if template.get("track") else open_backend(template["inference"])
+    names = _OutputNames([Path(row["input"]) for row in rows], is_batch, options)
+    tally = _Tally(options.command, len(rows), is_batch)
+    with contextlib.ExitStack() as stack:
+        manifest: Manifest | None = None
+        if options.output_dir is not None and not template.get("track"):
+            manifest = stack.enter_context(Manifest(Path(options.output_dir), find_model(options.model).hash))
+        else:
+            for folder in {file.parent for file in names.inputs}:
+                sweep(folder)
 
-    began, failed, damaged = time.perf_counter(), 0, 0
-    for file in files:
-        try:
-            job = Job(**template, **names.of(file), input=file, action=options.command, overwrite=options.overwrite)
-            with Progress(file.name, quiet=options.quiet, as_json=options.json_log) as progress:
-                result = run_job(job, backend=backend, progress=progress)
-            _report(job, result)
-            damaged += result.damaged
-        except TinyHDError as error:
-            if not is_batch:
-                raise
-            failed += 1
-            log.error("%s", error, extra=data("failed", input=file, error=str(error)))
-        except Exception:
-            failed += 1
-            log.exception("%s failed in an unexpected way, which is a bug in tinyhd; please report it.", file)
-    if is_batch:
-        _summarize(options.command, len(files), failed, damaged, time.perf_counter() - began)
-    return FAILED if failed else DAMAGED if damaged else DONE
+        def plans() -> Iterator[Plan]:
+            for row in rows:
+                with tally.failures(row["input"]):
+                    job = _job(row, template, names, options)
+                    plan = manifest.plan(job, batch.retry_failed) if manifest else Plan(TODO, job)
+                    tally.before(plan)
+                    if plan.state != TODO:
+                        continue
+                    job = names.with_output(plan.job)
+                    if job.output is not None:  # the other inputs are not to be overwritten either
+                        check_target(job.output, names.inputs, job.overwrite)
+                    yield dataclasses.replace(plan, job=job)
+
+        if options.dry_run:
+            return _say_what_would_be_done(plans(), tally)
+        # a model that cannot be opened fails once, not for every input
+        backend = open_backend(template["inference"]) if batch.worker_count == 0 and not template.get("track") else None
+        progress = stack.enter_context(
+            JobProgress(batch.worker_count > 1, quiet=options.quiet, as_json=options.json_log)
+        )
+        outcomes = run_jobs(
+            plans(),
+            template["inference"],
+            batch,
+            backend=backend,
+            begin=manifest.begin if manifest else lambda plan: None,
+            progress=lambda job, done, total: progress(job.input.name, done, total),
+        )
+        for outcome in stack.enter_context(contextlib.closing(outcomes)):
+            progress.finish(outcome.plan.job.input.name)
+            if manifest:
+                manifest.end(outcome.plan, outcome.result, outcome.error, outcome.worker)
+            tally.after(outcome)
+    return tally.finish()
 
 
-def _options(options: argparse.Namespace) -> dict[str, Any]:
+def _rows(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
+    """The inputs, with their own options where a list gives some, and whether they are a batch."""
+    from tinyhd.pipeline.inputs import distinct, expand_inputs, in_shard, read_list
+
+    files, is_batch = expand_inputs(
+        options.inputs, recursive=options.recursive, include=options.include, exclude=options.exclude
+    )
+    rows: list[dict[str, Any]] = [{"input": os.fspath(file)} for file in files]
+    if options.from_file:
+        is_batch = True
+        listed = read_list(options.from_file)
+        rows += [next(r for r in listed if Path(r["input"]) == f) for f in distinct(Path(r["input"]) for r in listed)]
+    if options.shard:
+        is_batch = True
+        rows = [row for row in rows if in_shard(Path(row["input"]), options.shard)]
+    return rows, is_batch
+
+
+def _template(options: argparse.Namespace) -> dict[str, Any]:
     """What all jobs have in common: fields of `Job`."""
     common = {
         "inference": read_options(options, InferenceOptions),
@@ -87,19 +131,120 @@ def _options(options: argparse.Namespace) -> dict[str, Any]:
     return common
 
 
-def _report(job: "Job", result: "AnnotateResult") -> None:
-    for warning in result.warnings:
-        log.warning("%s: %s", job.input, warning, extra=data("warning", input=job.input))
-    seconds = result.elapsed_seconds
-    log.info(
-        "%s -> %s: %d frame%s in %.1f s (%.1f frames/s)",
-        *(job.input, result.output, result.frames, "s" * (result.frames != 1), seconds, result.frames / seconds),
-        extra=data(
-            "done",
-            **{k: v for k, v in dataclasses.asdict(result).items() if k not in ("warnings", "elapsed_seconds")},
-            elapsed_seconds=round(seconds, 3),
-        ),
-    )
+def _job(row: dict[str, Any], template: dict[str, Any], names: "_OutputNames", options: argparse.Namespace) -> "Job":
+    from tinyhd.pipeline.batch import Job
+
+    file = Path(row["input"])
+    job = Job(**template, **names.of(file), input=file, action=options.command, overwrite=options.overwrite)
+    own = {name: value for name, value in row.items() if name != "input"}
+    if not own:
+        return job
+    flat = {**job.inference.to_dict(), **job.render.to_dict(), **job.encoder.to_dict()}
+    flat |= {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
+    for group in ("inference", "render", "encoder"):
+        del flat[group]
+    return Job.from_mapping(flat | {name: value for name, value in own.items() if value not in (None, "")})
+
+
+class _Tally:
+    """Counts how jobs end, and says so."""
+
+    def __init__(self, command: str, count: int, is_batch: bool) -> None:
+        self._command, self._count, self._is_batch = command, count, is_batch
+        self._began = time.perf_counter()
+        self.failed = self.damaged = self.before_done = self.before_failed = 0
+        self._is_usage = False
+
+    @contextlib.contextmanager
+    def failures(self, name: str) -> Iterator[None]:
+        """In a batch an error is counted and the rest goes on."""
+        try:
+            yield
+        except TinyHDError as error:
+            if not self._is_batch:
+                raise
+            self._fail(name, str(error))
+        except Exception:
+            self.failed += 1
+            log.exception("%s failed in an unexpected way, which is a bug in tinyhd; please report it.", name)
+
+    def before(self, plan: "Plan") -> None:
+        """Count what an earlier run has done."""
+        if plan.state == "failed":
+            self.before_failed += 1
+        elif plan.state != "todo":
+            self.before_done += 1
+            self.damaged += plan.state == "damaged"
+
+    def after(self, outcome: "Outcome") -> None:
+        """Say how a job has ended."""
+        job, result = outcome.plan.job, outcome.result
+        if result is None:
+            self._is_usage = outcome.is_usage and not self._is_batch
+            if outcome.is_bug:  # said where it happened, with the way there
+                self.failed += 1
+            else:
+                self._fail(os.fspath(job.input), outcome.error or "")
+            return
+        self.damaged += result.damaged
+        for warning in result.warnings:
+            log.warning("%s: %s", job.input, warning, extra=data("warning", input=job.input))
+        seconds = result.elapsed_seconds
+        facts = {k: v for k, v in dataclasses.asdict(result).items() if k not in ("warnings", "elapsed_seconds")}
+        log.info(
+            "%s -> %s: %d frame%s in %.1f s (%.1f frames/s)",
+            *(job.input, result.output, result.frames, "s" * (result.frames != 1), seconds, result.frames / seconds),
+            extra=data("done", **facts, elapsed_seconds=round(seconds, 3)),
+        )
+
+    def finish(self) -> int:
+        """Sum up; the exit status."""
+        if self._is_batch:
+            verb = "annotated" if self._command == "annotate" else "analyzed"
+            done = self._count - self.failed - self.before_failed
+            parts = [f"{done} {verb}"]
+            details = [f"{self.before_done} before"] * bool(self.before_done)
+            details += [f"{self.damaged} of them damaged"] * bool(self.damaged)
+            if details:
+                parts[0] += f" ({', '.join(details)})"
+            if self.failed:
+                parts.append(f"{self.failed} failed")
+            if self.before_failed:
+                parts.append(f"{self.before_failed} failed before (--retry-failed does them again)")
+            seconds = time.perf_counter() - self._began
+            extra = data(
+                "summary",
+                inputs=self._count,
+                failed=self.failed + self.before_failed,
+                damaged=self.damaged,
+                done_before=self.before_done,
+                elapsed_seconds=round(seconds, 3),
+            )
+            log.info(
+                "%d input%s in %.1f s: %s.",
+                *(self._count, "s" * (self._count != 1), seconds, ", ".join(parts)),
+                extra=extra,
+            )
+        if self._is_usage:
+            return USAGE
+        return FAILED if self.failed + self.before_failed else DAMAGED if self.damaged else DONE
+
+    def _fail(self, name: str, error: str) -> None:
+        self.failed += 1
+        log.error("%s", error, extra=data("failed", input=name, error=error))
+
+
+def _say_what_would_be_done(plans: Iterable["Plan"], tally: _Tally) -> int:
+    from tinyhd.pipeline.manifest import output_names
+
+    count = 0
+    for plan in plans:
+        count += 1
+        with tally.failures(os.fspath(plan.job.input)):
+            print(f"{plan.job.input} -> {', '.join(output_names(plan.job))}")
+    kept = f"; {tally.before_done} are done already" if tally.before_done else ""
+    print(f"{count} input{'s' * (count != 1)} to do{kept}.")
+    return FAILED if tally.failed else DONE
 
 
 class _OutputNames:
@@ -108,7 +253,7 @@ class _OutputNames:
     def __init__(self, files: Sequence[Path], is_batch: bool, options: argparse.Namespace) -> None:
         from tinyhd.pipeline.inputs import distinct_stems
 
-        self._options, self._files, self._is_batch = options, files, is_batch
+        self._options, self.inputs, self._is_batch = options, files, is_batch
         self._folder = None if options.output_dir is None else make_folder(Path(options.output_dir))
         self._stems = dict(zip(files, distinct_stems(files, self._folder), strict=True))
         # files from anywhere lie side by side in the folders for maps and statistics
@@ -120,8 +265,8 @@ class _OutputNames:
                     make_folder(Path(target))
 
     def of(self, file: Path) -> dict[str, Any]:
-        """Fields of `Job` for the outputs of an input."""
-        names: dict[str, Any] = {"output": self._output(file)}
+        """Fields of `Job` for what is written beside the output of an input."""
+        names: dict[str, Any] = {}
         for name, target in self._beside.items():
             if target is not None and self._is_batch:
                 target = os.path.join(target, self._side_stems[file] + (os.sep if name == "save_maps" else ".csv"))
@@ -129,32 +274,24 @@ class _OutputNames:
                 names[name] = target
         return names
 
+    def with_output(self, job: "Job") -> "Job":
+        """The job with the name of its output, where that is not the default name."""
+        return job if job.output is not None else dataclasses.replace(job, output=self._output(job.input))
+
     def _output(self, file: Path) -> Path | None:
-        """None: the default name."""
         from tinyhd.pipeline.outputs import default_output
         from tinyhd.saliency.track import TRACK_SUFFIX
         from tinyhd.video.reader import probe
 
-        name: Path | None = None if self._options.output is None else Path(self._options.output)
+        if self._options.output is not None:
+            return Path(self._options.output)
         folder = self._folder or file.parent
-        if name is None and self._options.command == "analyze":
-            name = folder / f"{self._stems[file]}{TRACK_SUFFIX}"
-        elif self._is_batch or self._folder:
+        if self._options.command == "analyze":
+            return folder / f"{self._stems[file]}{TRACK_SUFFIX}"
+        if self._is_batch or self._folder:
             suffix = default_output(file, probe(file).is_still).suffix
-            name = folder / f"{self._stems[file]}{OUTPUT_TAG}{suffix}"
-        if name is not None:
-            check_target(name, self._files, self._options.overwrite)  # the other inputs are not to be overwritten too
-        return name
-
-
-def _summarize(command: str, count: int, failed: int, damaged: int, seconds: float) -> None:
-    parts = [f"{count - failed} {'annotated' if command == 'annotate' else 'analyzed'}"]
-    if damaged:
-        parts[0] += f" ({damaged} of them damaged)"
-    if failed:
-        parts.append(f"{failed} failed")
-    extra = data("summary", inputs=count, failed=failed, damaged=damaged, elapsed_seconds=round(seconds, 3))
-    log.info("%d input%s in %.1f s: %s.", count, "s" * (count != 1), seconds, ", ".join(parts), extra=extra)
+            return folder / f"{self._stems[file]}{OUTPUT_TAG}{suffix}"
+        return None
 
 
 def _list_models() -> int:

@@ -12,7 +12,7 @@ from tinyhd.cli.arguments import add_options, seconds
 from tinyhd.cli.messages import logging_to_stderr
 from tinyhd.cli.signals import Terminated, ended_by_signals
 from tinyhd.errors import OptionError, TinyHDError
-from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
+from tinyhd.options import BatchOptions, EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.version import __version__
 
 log = logging.getLogger("tinyhd.cli")
@@ -89,11 +89,22 @@ def _fill_inputs(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--list-models", action="store_true", help="print the names that --model knows, and end")
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output", metavar="FILE", help=f"where to write the {what}, for one input")
-    add("--output-dir", metavar="DIR", help="write all outputs into this folder (made if it is not there)")
+    add("--output-dir", metavar="DIR", help="write all outputs into this folder; run again, it goes on where it was")
     add("--overwrite", action="store_true", help="replace outputs that exist; an input is never overwritten")
     add = parser.add_argument_group("input").add_argument
+    add("--recursive", action="store_true", help="take what is in the subfolders of folders too")
+    add("--include", action="append", default=[], metavar="PATTERN", help="take only such names from folders: *.mkv")
+    add("--exclude", action="append", default=[], metavar="PATTERN", help="do not take such names from folders")
+    add(
+        "--from-file",
+        metavar="FILE",
+        help="a list of inputs: a name a line (- for standard input), or x.csv or x.jsonl with input and any options",
+    )
+    add("--shard", metavar="K/N", help="only the Kth of N parts of the inputs, for several machines")
     add("--start", type=seconds, metavar="TIME", help="only from here on: seconds or [HH:]MM:SS")
     add("--end", type=seconds, metavar="TIME", help="only up to here")
+    add_options(parser, "many inputs", BatchOptions)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
 
 
 def _fill_annotate(parser: argparse.ArgumentParser) -> None:

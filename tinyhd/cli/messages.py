@@ -100,3 +100,41 @@ class Progress:
             self._stack.enter_context(logging_redirect_tqdm([logging.getLogger("tinyhd")]))
         self._bar.total = max(total, done) if total else total  # the header's count may be too low
         self._bar.update(done - self._bar.n)
+
+
+class JobProgress:
+    """Progress of one job after the other, or of many at once; a context manager."""
+
+    def __init__(self, is_parallel: bool, *, quiet: bool, as_json: bool) -> None:
+        self._is_parallel, self._facts = is_parallel, {"quiet": quiet, "as_json": as_json}
+        self._shown: Progress | None = None
+        self._name = ""
+        self._frames: dict[str, int] = {}
+        self._frames_before = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        """`done` of `total` frames of a job are done."""
+        if self._is_parallel:
+            self._frames[name] = done
+            name, done, total = "all", self._frames_before + sum(self._frames.values()), None
+        if self._shown is None or name != self._name:
+            self._close()
+            self._name, self._shown = name, Progress(name, **self._facts)
+        self._shown(done, total)
+
+    def finish(self, name: str) -> None:
+        """A job has ended."""
+        self._frames_before += self._frames.pop(name, 0)
+        if not self._is_parallel:
+            self._close()
+
+    def _close(self) -> None:
+        if self._shown is not None:
+            self._shown.__exit__()
+            self._shown = None

@@ -1,12 +1,19 @@
 """Which files the arguments of a command stand for, and what their outputs are called."""
 
+import csv
 import glob
+import hashlib
+import json
 import os
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from tinyhd.errors import InputError
+from tinyhd.errors import InputError, OptionError
 from tinyhd.files import OUTPUT_TAG, TEMPORARY_PREFIX
 
 MEDIA_SUFFIXES = frozenset(
@@ -19,12 +26,23 @@ MEDIA_SUFFIXES = frozenset(
 """Names with these endings are taken from a folder."""
 
 
-def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], bool]:
+def expand_inputs(
+    arguments: Iterable[str | os.PathLike[str]],
+    *,
+    recursive: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> tuple[list[Path], bool]:
     """Files, folders and globs -> (files, whether they are a batch).
 
-    A folder stands for the videos and still images in it (not in its subfolders, nor what this tool wrote), sorted; a
-    glob (`*`, `?`, `[`, and `**` for subfolders) for what it matches, unless a file has that very name. Each file
-    comes once. It is a batch where several arguments, a folder or a glob were given, however many files they hold.
+    A folder stands for the videos and still images in it (not what this tool wrote), sorted; a glob (`*`, `?`, `[`, and
+    `**` for subfolders) for what it matches, unless a file has that very name. Each file comes once. It is a batch
+    where several arguments, a folder or a glob were given, however many files they hold.
+
+    Args:
+        recursive: take the files in subfolders too.
+        include, exclude: patterns such as "*.mkv" or "raw/*" for the name, or the path below the folder, of what is
+            taken from folders: any of the first, where there are any, and none of the second.
 
     Raises:
         InputError: a folder or glob without any file.
@@ -36,20 +54,90 @@ def expand_inputs(arguments: Iterable[str | os.PathLike[str]]) -> tuple[list[Pat
         path = Path(argument)
         if path.is_dir():
             batch = True
-            found = sorted(child for child in path.iterdir() if _is_media(child))
+            found = [
+                child
+                for child in (_walk(path) if recursive else path.iterdir())
+                if _is_media(child) and _is_wanted(child, path, include, exclude)
+            ]
             if not found:
-                raise InputError(f"there is no video or still image in the folder {argument!r}.")
-            files += found
+                wanted = " that is wanted" if include or exclude else ""
+                raise InputError(f"there is no video or still image{wanted} in the folder {argument!r}.")
+            files += sorted(found)
         elif not os.path.lexists(path) and glob.has_magic(argument):
             batch = True
-            found = sorted(Path(name) for name in glob.glob(argument, recursive=True) if Path(name).is_file())
-            if not found:
+            matches = sorted(Path(name) for name in glob.glob(argument, recursive=True) if Path(name).is_file())
+            if not matches:
                 raise InputError(f"no file matches {argument!r}.")
-            files += found
+            files += matches
         else:
             files.append(path)
-    unique = {os.path.realpath(file): file for file in reversed(files)}  # the first of equal ones stays
-    return [file for file in files if unique[os.path.realpath(file)] is file], batch
+    return distinct(files), batch
+
+
+def distinct(files: Iterable[Path]) -> list[Path]:
+    """The files, each once, in the order in which they came first."""
+    first: dict[str, Path] = {}
+    for file in files:
+        first.setdefault(os.path.realpath(file), file)
+    return list(first.values())
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(TEMPORARY_PREFIX))
+        yield from (Path(base, name) for name in names)
+
+
+def _is_wanted(file: Path, folder: Path, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    below = file.relative_to(folder).as_posix()
+
+    def fits(patterns: Sequence[str]) -> bool:
+        return any(fnmatch(file.name, pattern) or fnmatch(below, pattern) for pattern in patterns)
+
+    return (not include or fits(include)) and not fits(exclude)
+
+
+def read_list(name: str) -> list[dict[str, Any]]:
+    """The inputs that a file lists, with their options: rows for `Job.from_mapping`.
+
+    `x.csv` has a header, `x.jsonl` an object a line; both have `input` and, where wanted, `output` and any options.
+    Other files, and `-` for standard input, have a name a line; empty lines and those that start with # count nothing.
+
+    Raises:
+        InputError: it cannot be read, or is not like that, or lists nothing.
+    """
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the list {name!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    rows: list[dict[str, Any]]
+    try:
+        if name.lower().endswith(".csv"):
+            rows = list(csv.DictReader(text.splitlines()))
+        elif name.lower().endswith((".jsonl", ".ndjson")):
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            lines = (line.strip() for line in text.splitlines())
+            rows = [{"input": line} for line in lines if line and not line.startswith("#")]
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or None in row or not isinstance(row.get("input"), str) or not row["input"]:
+                raise ValueError(f"row {number} names no input, or has more values than names")
+    except ValueError as error:
+        raise InputError(f"the list {name!r} is not as it should be: {error}.") from error
+    if not rows:
+        raise InputError(f"the list {name!r} names no input.")
+    return rows
+
+
+def in_shard(file: Path, shard: str) -> bool:
+    """Whether a file belongs to a part such as "3/16" of all inputs: by a digest of its absolute path, so that every
+    machine that sees the same paths agrees. Raises `OptionError` for another form."""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise OptionError(f"the shard is {shard!r}; it must be such as 3/16: the third of sixteen parts.")
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(file))).digest()
+    return int.from_bytes(digest[:8], "big") % count == number - 1
 
 
 def _is_media(path: Path) -> bool:

@@ -88,7 +88,7 @@ class Manifest:
             raise cannot_write(self.path, error) from error
         try:
             sweep(folder)
-            self._entries = {name: entry for name, entry in self._read()}
+            self._entries = dict(self._read())
             self._file: IO[bytes] = self.path.open("ab")
             if self._torn:  # the last line of a run that was killed while it wrote
                 self._file.write(b"\n")
@@ -108,9 +108,6 @@ class Manifest:
         with contextlib.suppress(OSError):
             self._file.close()
         self._lock.release()
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def plan(self, job: Job, retry_failed: bool = False) -> Plan:
         """What is to be done, given what was done before: finished jobs are not repeated while their input, settings,
@@ -176,7 +173,7 @@ class Manifest:
                 try:
                     values = json.loads(line.decode("utf-8", "surrogateescape"))
                     outputs = tuple((str(name), int(size)) for name, size in values["outputs"])
-                    entry = Entry(*(values[name] for name in Entry._fields[:-1]), outputs)
+                    entry = Entry(**{name: values[name] for name in Entry._fields} | {"outputs": outputs})
                     name = values["input"]
                 except (ValueError, KeyError, TypeError) as error:
                     if self._torn or not line.strip():

@@ -10,12 +10,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tinyhd.errors import InputError, TinyHDError
+from tinyhd.errors import InputError, OptionError, TinyHDError
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.options import BatchOptions, InferenceOptions
 from tinyhd.pipeline.annotate import AnnotateResult
@@ -40,6 +40,8 @@ class Outcome:
     result: AnnotateResult | None = None
     error: str | None = None
     """One sentence; None: it was done."""
+    is_usage: bool = False
+    """An option has a value that is not allowed."""
     is_bug: bool = False
     """It failed in a way that nobody expects of it."""
     worker: int = 0
@@ -53,7 +55,7 @@ def run_jobs(
     backend: Backend | None = None,
     begin: Callable[[Plan], None] = lambda plan: None,
     progress: JobProgress = lambda job, done, total: None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Do jobs; yields how each ended, in the order in which they end.
 
     Args:
@@ -102,7 +104,7 @@ def _attempt(job: Job, options: BatchOptions, backend: Backend | None, progress:
         check_limits(job, options)
         return {"result": run_job(job, backend=backend, progress=progress)}
     except TinyHDError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "is_usage": isinstance(error, OptionError)}
     except MemoryError:
         return {"error": f"{os.fspath(job.input)!r}: out of memory."}
     except Exception as error:
@@ -147,9 +149,7 @@ class _Pool:
         self._shares = _shares(count)
         self._workers = [self._start(number) for number in range(count)]
 
-    def run(
-        self, plans: Iterator[Plan], begin: Callable[[Plan], None], progress: JobProgress
-    ) -> Iterator[Outcome]:
+    def run(self, plans: Iterator[Plan], begin: Callable[[Plan], None], progress: JobProgress) -> Iterator[Outcome]:
         for worker in self._workers:
             self._next(worker, plans, begin)
         while any(worker.plan for worker in self._workers):

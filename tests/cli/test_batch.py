@@ -1,0 +1,295 @@
+"""Batches: what is found, what is done once only, what a killed run leaves, and processes side by side."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import makers
+import pytest
+from fakes import GrayModel
+
+from tinyhd.cli.main import annotate_main, main
+from tinyhd.files import AtomicOutput, sweep
+from tinyhd.options import InferenceOptions
+from tinyhd.pipeline.manifest import MANIFEST_NAME
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and a stub for every model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tinyhd.inference.backends.open_backend", lambda options: GrayModel())
+    return tmp_path
+
+
+def clip(path: Path, count: int = 3, first: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return makers.make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / MANIFEST_NAME).read_text().splitlines()]
+
+
+def times(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("*.saliency.*")}
+
+
+# ---- what is found
+
+
+def test_folders_lists_and_shards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("v/a.mp4", "v/sub/b.mp4", "v/sub/c.mkv", "v/raw/d.mp4"):
+        clip(folder / name)
+
+    def found(*arguments: str) -> list[str]:
+        assert annotate_main([*arguments, "--dry-run"]) == 0
+        return [line.split(" -> ")[0] for line in capsys.readouterr().out.splitlines()[:-1]]
+
+    assert found("v") == ["v/a.mp4"]
+    assert found("v", "--recursive") == ["v/a.mp4", "v/raw/d.mp4", "v/sub/b.mp4", "v/sub/c.mkv"]
+    assert found("v", "--recursive", "--include", "*.mp4", "--exclude", "raw/*") == ["v/a.mp4", "v/sub/b.mp4"]
+    (folder / "list.txt").write_text("# of today\nv/a.mp4\n\nv/sub/c.mkv\nv/a.mp4\n")
+    assert found("--from-file", "list.txt") == ["v/a.mp4", "v/sub/c.mkv"]
+    parts = [found("v", "--recursive", "--shard", f"{k}/3") for k in (1, 2, 3)]
+    assert sorted(name for part in parts for name in part) == found("v", "--recursive")
+    assert annotate_main(["v", "--shard", "4/3", "--dry-run"]) == 2
+    assert "the shard is '4/3'" in capsys.readouterr().err
+
+
+def test_options_of_single_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(folder / "a.mp4")
+    clip(folder / "b.mp4")
+    (folder / "list.jsonl").write_text('{"input": "a.mp4"}\n{"input": "b.mp4", "style": "side-by-side"}\n')
+    assert annotate_main(["--from-file", "list.jsonl", "--output-dir", "out"]) == 0
+    widths = {name: makers_width(folder / "out" / f"{name}.saliency.mp4") for name in "ab"}
+    assert widths == {"a": 96, "b": 192}
+    (folder / "wrong.csv").write_text("input,stile\na.mp4,heatmap\n")
+    assert annotate_main(["--from-file", "wrong.csv", "--output-dir", "out2"]) == 1
+    assert "there is no option 'stile'" in capsys.readouterr().err
+    (folder / "empty.csv").write_text("file\na.mp4\n")
+    assert annotate_main(["--from-file", "empty.csv"]) == 1
+    assert "row 1 names no input" in capsys.readouterr().err
+
+
+def makers_width(path: Path) -> int:
+    from tinyhd.video.reader import probe
+
+    return probe(path).width
+
+
+# ---- once only
+
+
+def test_a_second_run_does_only_what_is_new_or_changed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k, name in enumerate("abc"):
+        clip(folder / "v" / f"{name}.mp4", first=10 * k)
+    command = ["v", "--output-dir", "out"]
+    assert annotate_main(command) == 0
+    before = times(folder / "out")
+    assert annotate_main(command) == 0
+    assert times(folder / "out") == before
+    assert "3 inputs in" in (said := capsys.readouterr().err)
+    assert "3 annotated (3 before)" in said
+
+    (folder / "out" / "a.saliency.mp4").unlink()
+    clip(folder / "v" / "b.mp4", first=30)
+    clip(folder / "v" / "d.mp4")
+    assert annotate_main(command) == 0
+    after = times(folder / "out")
+    assert after["c.saliency.mp4"] == before["c.saliency.mp4"]
+    assert after["b.saliency.mp4"] != before["b.saliency.mp4"]
+    assert set(after) == {f"{name}.saliency.mp4" for name in "abcd"}
+    assert [line["attempt"] for line in lines(folder / "out") if line["input"].endswith("b.mp4")] == [1, 1, 2, 2]
+
+    assert annotate_main([*command, "--style", "heatmap"]) == 0  # other settings: all again
+    assert all(times(folder / "out")[name] != after[name] for name in after)
+
+
+def test_what_failed_is_done_again_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(folder / "v" / "a.mp4")
+    (folder / "v" / "b.mp4").write_text("not a video")
+    command = ["v", "--output-dir", "out"]
+    assert annotate_main(command) == 1
+    assert annotate_main(command) == 1
+    assert "1 failed" in capsys.readouterr().err
+
+
+def test_damage_stays_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    makers.truncated(folder)
+    command = ["truncated.mp4", "--output-dir", "out"]
+    assert annotate_main(command) == 3
+    assert annotate_main(command) == 3
+    assert [line["status"] for line in lines(folder / "out")] == ["started", "damaged"]
+
+
+def test_without_a_manifest_outputs_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(folder / "a.mp4")
+    (folder / "out").mkdir()
+    (folder / "out" / "a.saliency.mp4").write_text("mine")
+    assert annotate_main(["a.mp4", "--output-dir", "out"]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert (folder / "out" / "a.saliency.mp4").read_text() == "mine"
+
+
+def test_two_runs_into_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tinyhd.pipeline.manifest import Manifest
+
+    clip(folder / "a.mp4")
+    (folder / "out").mkdir()
+    with Manifest(folder / "out", "sha256:1"):
+        assert annotate_main(["a.mp4", "--output-dir", "out"]) == 1
+    assert "another run is at work in 'out'" in capsys.readouterr().err
+    assert annotate_main(["a.mp4", "--output-dir", "out"]) == 0
+
+
+def test_a_foreign_manifest_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(folder / "a.mp4")
+    (folder / "out").mkdir()
+    (folder / "out" / MANIFEST_NAME).write_text("hello\n")
+    assert annotate_main(["a.mp4", "--output-dir", "out"]) == 1
+    assert "is not a manifest of tinyhd" in capsys.readouterr().err
+    assert (folder / "out" / MANIFEST_NAME).read_text() == "hello\n"
+
+
+def test_limits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(folder / "a.mp4", 40)
+    assert annotate_main(["a.mp4", "--max-pixels", "1000"]) == 1
+    assert "has 96x64 pixels, more than --max-pixels 1000 allows" in capsys.readouterr().err
+    assert annotate_main(["a.mp4", "--max-duration", "1"]) == 1
+    assert "lasts 2 s, more than --max-duration 1 allows" in capsys.readouterr().err
+    assert annotate_main(["a.mp4", "--workers", "many"]) == 2
+
+
+# ---- killed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_dead_process_leaves_nothing_for_long(tmp_path: Path) -> None:
+    code = (
+        "import sys, os, pathlib; from tinyhd.files import AtomicOutput\n"
+        "AtomicOutput(pathlib.Path('x.mp4')); AtomicOutput(pathlib.Path('maps'), folder=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    mine = AtomicOutput(tmp_path / "y.mp4")
+    assert len(list(tmp_path.iterdir())) == 3
+    assert sweep(tmp_path) == 2
+    assert list(tmp_path.iterdir()) == [mine.temporary]
+    mine.discard()
+
+
+_CHILD = """
+import sys, time
+import tinyhd.inference.backends
+from fakes import GrayModel
+from tinyhd.cli.main import annotate_main
+
+class Slow(GrayModel):
+    def __call__(self, clips):
+        time.sleep(0.01)
+        return super().__call__(clips)
+
+tinyhd.inference.backends.open_backend = lambda _: Slow()
+sys.exit(annotate_main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_killed_at_random_moments_it_goes_on(tmp_path: Path) -> None:
+    """Twenty times kill -9; at the end every output is there, whole, and was made by one finished attempt."""
+    count, kills = 40, 20
+    for k in range(count):
+        clip(tmp_path / "v" / f"{k:02d}.mp4", count=4, first=k % 30)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", _CHILD, "v", "--output-dir", "out", "--quiet"]
+    rng, out, killed = random.Random(0), tmp_path / "out", 0
+    for _ in range(kills):
+        child = subprocess.Popen(command, cwd=tmp_path, env=environment)
+        began = len(lines(out)) if (out / MANIFEST_NAME).exists() else 0
+        deadline = time.monotonic() + 60
+        while child.poll() is None and time.monotonic() < deadline:  # let it begin some work
+            if (out / MANIFEST_NAME).exists() and (out / MANIFEST_NAME).read_bytes().count(b"\n") > began:
+                break
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.12))
+        child.kill()
+        killed += child.wait() == -signal.SIGKILL
+        for path in out.glob("*.saliency.mp4"):  # never half-written under its name
+            assert makers_width(path) == 96
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert {path.name for path in out.glob("*.saliency.mp4")} == {f"{k:02d}.saliency.mp4" for k in range(count)}
+    assert not list(out.glob(".tinyhd-*.mp4"))
+    done = [line["input"] for line in lines_that_parse(out) if line["status"] == "done"]
+    print(f"kills survived: {killed}; outputs complete: {count}; duplicates: {len(done) - len(set(done))}")
+    assert killed >= 10
+    assert len(done) == len(set(done))
+
+
+def lines_that_parse(out: Path) -> list[dict[str, Any]]:
+    found = []
+    for line in (out / MANIFEST_NAME).read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+# ---- processes side by side, with the embedded model
+
+
+def test_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        clip(tmp_path / "v" / f"{name}.mp4")
+    (tmp_path / "v" / "d.mp4").write_text("not a video")
+    command = ["v", "--output-dir", "out", "--workers", "2", "--save-maps", "maps"]
+    assert annotate_main(command) == 1
+    assert set(times(tmp_path / "out")) == {f"{name}.saliency.mp4" for name in "abc"}
+    workers = {line["worker"] for line in lines(tmp_path / "out") if line["status"] == "done"}
+    assert workers == {0, 1}
+    assert "3 annotated, 1 failed" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads Linux's /proc")
+def test_a_worker_that_dies_takes_only_its_job_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    from tinyhd.options import BatchOptions
+    from tinyhd.pipeline.batch import Job
+    from tinyhd.pipeline.manifest import TODO, Plan
+    from tinyhd.pipeline.workers import run_jobs
+
+    plans = [Plan(TODO, Job(clip(tmp_path / f"{name}.mp4", 60 if name == "a" else 3))) for name in "abc"]
+
+    def kill_the_first(job: Job, done: int, total: int | None) -> None:
+        if job.input.name == "a.mp4":
+            for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+
+    monkeypatch.setattr("tinyhd.pipeline.workers._REPORT_SECONDS", 0.0)
+    options = BatchOptions(timeout=300)
+    outcomes = {o.plan.job.input.name: o for o in run_jobs(plans, InferenceOptions(), options, progress=kill_the_first)}
+    assert "the process that worked on it died" in (outcomes["a.mp4"].error or "")
+    assert [outcomes[f"{name}.mp4"].error for name in "bc"] == [None, None]
+    assert not list(tmp_path.glob("a.saliency*"))
+
+
+def test_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip(tmp_path / "a.mp4", 60)
+    assert main(["analyze", "a.mp4", "--timeout", "0.05"]) == 1
+    assert "it took longer than --timeout 0.05 s" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".tinyhd-")} == {"a.mp4"}

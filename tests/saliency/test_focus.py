@@ -7,7 +7,8 @@ import pytest
 
 from tinyhd.saliency.focus import focus, focus_curve, smoothed_curve
 from tinyhd.saliency.stats import StatsComputer
-from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource, TrackWriter
+from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource
+from tinyhd.saliency.track_writer import TrackWriter
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (192, 256), (7, 9), (2, 2)])

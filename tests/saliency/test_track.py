@@ -12,7 +12,8 @@ import pytest
 
 from tinyhd.errors import InputError, OptionError, OutputError
 from tinyhd.saliency.resize import enlarge
-from tinyhd.saliency.track import CHUNK_BYTES, SaliencyTrack, TrackInfo, TrackSource, TrackWriter, identify, shot_bounds
+from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource, identify, shot_bounds
+from tinyhd.saliency.track_writer import CHUNK_BYTES, TrackWriter
 
 SOURCE = TrackSource("clip.mp4", 1000, "0" * 64, 640, 360, frames=9)
 

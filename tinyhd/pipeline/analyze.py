@@ -17,7 +17,8 @@ from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.inference.predict import Prediction, Sample, predict_video
 from tinyhd.inference.prefetch import prefetch
 from tinyhd.options import InferenceOptions
-from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackWriter, identify
+from tinyhd.saliency.track import SaliencyTrack, TrackInfo, identify
+from tinyhd.saliency.track_writer import TrackWriter
 from tinyhd.video.frame import Frame
 from tinyhd.video.reader import VideoReader, open_video, probe
 

@@ -19,25 +19,22 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
 
 from tinyhd.errors import InputError
-from tinyhd.files import AtomicOutput, StrPath, cannot_write, check_suffix
+from tinyhd.files import StrPath
 from tinyhd.saliency.resize import enlarge
 from tinyhd.version import __version__
 
 TRACK_SUFFIX = ".track.npz"
 LEVELS = 1023
 """Steps of a stored value, from 0 to the map's maximum: half a step is less than a thousandth."""
-CHUNK_BYTES = 2**20
-"""About how much is stored, and read, together."""
 
-_FORMAT, _VERSION = "tinyhd-track", 1
+TRACK_FORMAT, TRACK_VERSION = "tinyhd-track", 1
 _HASHED_BYTES = 4 * 2**20
 _SLACK_SECONDS = 1e-6
 _MAX_SHAPE, _MAX_HEADER_BYTES = 1024, 2**20
@@ -106,127 +103,6 @@ def identify(path: StrPath, width: int, height: int) -> TrackSource:
     except OSError as error:
         raise InputError(f"{os.fspath(path)!r} cannot be read: {error.strerror}.") from error
     return TrackSource(Path(path).name, size, digest, width, height)
-
-
-class TrackWriter:
-    """Writes a track; a context manager. The file appears at the normal end of the body, after `finish`."""
-
-    def __init__(self, target: StrPath | IO[bytes], *, overwrite: bool = False) -> None:
-        """
-        Args:
-            target: a name that ends in .npz, or an open binary file.
-
-        Raises:
-            OptionError: another ending.
-            OutputError: the file cannot be written.
-        """
-        self._output: AtomicOutput | None = None
-        self._target: Path | IO[bytes]
-        if isinstance(target, str | os.PathLike):
-            path = Path(target)
-            check_suffix(path, (".npz",), "a track")
-            self._output = AtomicOutput(path, overwrite=overwrite)
-            self._target = self._output.temporary
-        else:
-            self._target = target
-        self._zip = zipfile.ZipFile(self._target, "w", zipfile.ZIP_DEFLATED)
-        self._waiting: list[np.ndarray] = []
-        self._chunks = 0
-        self._peaks: list[float] = []
-        self._times: list[float] = []
-        self._cuts: list[float] = []
-        self._low, self._high = np.inf, -np.inf
-        self._shape, self._chunk = (0, 0), 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def add(self, time: float, saliency: np.ndarray) -> None:
-        """Append a map, float (h, w), not negative, and when it was seen, in seconds after the container's start."""
-        peak = float(saliency.max())
-        self._shape = (int(saliency.shape[0]), int(saliency.shape[1]))
-        self._chunk = max(1, CHUNK_BYTES // (2 * saliency.size))
-        scaled = saliency * (LEVELS / peak) if peak > 0 else np.zeros(saliency.shape)
-        self._waiting.append(np.rint(scaled).astype(np.uint16))
-        self._low, self._high = min(self._low, float(saliency.min())), max(self._high, peak)
-        self._peaks.append(peak)
-        self._times.append(float(time))
-        if len(self._waiting) == self._chunk:
-            self._write_chunk()
-
-    def add_cut(self, time: float) -> None:
-        """Note that a new shot starts with the frame at this time."""
-        self._cuts.append(float(time))
-
-    def finish(self, info: TrackInfo) -> TrackInfo:
-        """Write what is known at the end; the counts, the shape and the range of `info` are filled in and returned.
-
-        Raises:
-            InputError: no map was added.
-        """
-        if not self._times:
-            raise InputError(f"{info.source.name!r} has no frame in the part that was asked for.")
-        if self._waiting:
-            self._write_chunk()
-        values = asdict(info) | {
-            "samples": len(self._times),
-            "shape": self._shape,
-            "chunk": self._chunk,
-            "value_range": (self._low, self._high),
-        }
-        self._write_array("peaks", np.array(self._peaks, np.float32))
-        self._write_array("times", np.array(self._times))
-        self._write_array("cuts", np.array(self._cuts))
-        header = {"format": _FORMAT, "version": _VERSION, **values}
-        with self._errors(), self._zip.open(_member("track.json"), "w") as member:
-            member.write(json.dumps(header, indent=1).encode())
-        return _parse_info(header)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            with self._errors():
-                self._zip.close()
-        except BaseException:
-            if self._output:
-                self._output.discard()
-            if kind is None:
-                raise
-        if self._output:
-            self._output.__exit__(kind, error, traceback)
-
-    def _write_chunk(self) -> None:
-        self._write_array(f"maps_{self._chunks:06d}", np.stack(self._waiting))
-        self._waiting.clear()
-        self._chunks += 1
-
-    def _write_array(self, name: str, array: np.ndarray) -> None:
-        with self._errors(), self._zip.open(_member(f"{name}.npy"), "w") as member:
-            np.lib.format.write_array(member, array, allow_pickle=False)
-
-    def _errors(self) -> "_OutputErrors":
-        return _OutputErrors(self._output.path if self._output else Path("track"))
-
-
-class _OutputErrors:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            raise cannot_write(self._path, error) from error
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    # a fixed date: the same maps give the same bytes
-    info = zipfile.ZipInfo(name)
-    info.compress_type = zipfile.ZIP_DEFLATED
-    return info
 
 
 class SaliencyTrack:
@@ -354,11 +230,11 @@ class SaliencyTrack:
         try:
             with self._zip.open("track.json") as member:
                 header = json.loads(member.read(_MAX_HEADER_BYTES))
-            if header["format"] != _FORMAT:
+            if header["format"] != TRACK_FORMAT:
                 raise ValueError
-            if header["version"] > _VERSION:
+            if header["version"] > TRACK_VERSION:
                 raise InputError(f"the track {self.name!r} was made by a newer tinyhd: update, or analyze again.")
-            return _parse_info(header)
+            return parse_info(header)
         except _ZIP_ERRORS as error:
             raise self._damaged() from error
 
@@ -385,7 +261,8 @@ class SaliencyTrack:
         return levels
 
 
-def _parse_info(header: dict[str, Any]) -> TrackInfo:
+def parse_info(header: dict[str, Any]) -> TrackInfo:
+    """What a track's header says. Raises `ValueError`, `TypeError` or `KeyError` where it is not one."""
     values = {name: header[name] for name in TrackInfo.__dataclass_fields__}
     low, high = values["value_range"]
     height, width = values["shape"]

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from tinyhd.inference.predict import Prediction, predict_frames, predict_video
     from tinyhd.network.registry import list_models
     from tinyhd.network.weights import load_model
-    from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
+    from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions, RenderOptions
     from tinyhd.pipeline.analyze import analyze
     from tinyhd.pipeline.annotate import AnnotateResult, annotate
+    from tinyhd.pipeline.reframe import ReframeResult, reframe
     from tinyhd.saliency.track import SaliencyTrack
     from tinyhd.video.frame import Frame, VideoInfo
     from tinyhd.video.reader import probe, read_frames
@@ -39,6 +40,8 @@ _MODULES = {
     "Frame": "video.frame",
     "InferenceOptions": "options",
     "Prediction": "inference.predict",
+    "ReframeOptions": "options",
+    "ReframeResult": "pipeline.reframe",
     "RenderOptions": "options",
     "SaliencyTrack": "saliency.track",
     "TinyHDError": "errors",
@@ -52,6 +55,7 @@ _MODULES = {
     "predict_video": "inference.predict",
     "probe": "video.reader",
     "read_frames": "video.reader",
+    "reframe": "pipeline.reframe",
 }
 
 __all__ = [
@@ -60,6 +64,8 @@ __all__ = [
     "Frame",
     "InferenceOptions",
     "Prediction",
+    "ReframeOptions",
+    "ReframeResult",
     "RenderOptions",
     "SaliencyTrack",
     "TinyHDError",
@@ -73,6 +79,7 @@ __all__ = [
     "predict_video",
     "probe",
     "read_frames",
+    "reframe",
 ]
 
 

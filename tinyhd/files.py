@@ -22,6 +22,8 @@ TEMPORARY_PREFIX = ".tinyhd-"
 _OWN_PREFIX = f"{TEMPORARY_PREFIX}{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
 OUTPUT_TAG = ".saliency"
 """Goes between the stem and the suffix of an output's default name."""
+REFRAMED_TAG = ".reframed"
+"""The same, of a reframed video."""
 
 
 def check_target(

@@ -22,6 +22,7 @@ WINDOWINGS = ("crossfade", "published")
 STYLES = ("overlay", "heatmap", "side-by-side", "spotlight")
 NORMALIZATIONS = ("frame", "video", "none")
 CODECS = ("h264", "hevc", "av1", "vp9")
+PADDINGS = ("none", "blur", "color")
 DEVICE_PATTERN = r"auto|cpu|cuda(:\d+)?|mps"
 
 DEFAULT_COLORMAP = "turbo"
@@ -230,6 +231,71 @@ class BatchOptions(Options):
             return max(1, (os.cpu_count() or 1) // 2)
         count = int(self.workers)
         return 0 if count == 1 and self.timeout is None else count
+
+
+@dataclass(frozen=True)
+class ReframeOptions(Options):
+    """What crop a video is cut to, and how the crop may move.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    aspect: str | None = option(
+        None, "width to height of the result, such as 9:16, 1:1 or 4:5; default: that of --size, or 9:16", metavar="W:H"
+    )
+    size: str | None = option(
+        None, "of the result, such as 1080x1920, even numbers; default: that of the crop", metavar="WxH"
+    )
+    pad: str = option(
+        "none",
+        "where the crop would hold less attention than --min-share or not all of --keep, take a wider one and fill the "
+        "rest with a blurred copy or a color",
+        allowed=PADDINGS,
+    )
+    pad_color: str = option("black", "for --pad color: a name or #RRGGBB", metavar="COLOR")
+    min_share: float = option(
+        0.5, "for --pad: share of a shot's attention that the crop should hold", minimum=0, maximum=1, metavar="X"
+    )
+    max_speed: float = option(
+        0.6, "of pans, in widths of the crop a second; 0: none", minimum=0, maximum=4, metavar="X", advanced=True
+    )
+    jumps: bool = option(
+        True, "cut from one place of a shot to another where both compete for attention", advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aspect is not None and not _two_numbers(self.aspect, r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)"):
+            raise OptionError(f"aspect is {self.aspect!r}; it must be width:height, such as 9:16.")
+        size = None if self.size is None else _two_numbers(self.size, r"(\d{1,5})x(\d{1,5})")
+        if self.size is not None and (size is None or size[0] % 2 or size[1] % 2):
+            raise OptionError(f"size is {self.size!r}; it must be two even numbers, such as 1080x1920.")
+        if size is not None and self.aspect is not None and abs(size[0] / size[1] / self.ratio - 1) > 0.01:
+            raise OptionError(f"a size of {self.size} is not {self.aspect}: change one of them, or leave one out.")
+        if not re.fullmatch(r"[A-Za-z]+|#[0-9A-Fa-f]{6}", self.pad_color):
+            raise OptionError(f"pad_color is {self.pad_color!r}; it must be a name, such as black, or #RRGGBB.")
+
+    @property
+    def ratio(self) -> float:
+        """Width / height of the result, as displayed."""
+        width, height = (self.aspect or (self.size or "9:16").replace("x", ":")).split(":")
+        return float(width) / float(height)
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """(width, height) of `size`."""
+        if self.size is None:
+            return None
+        width, height = self.size.split("x")
+        return int(width), int(height)
+
+
+def _two_numbers(text: str, pattern: str) -> tuple[float, float] | None:
+    """The two positive numbers of a text like `pattern`."""
+    match = re.fullmatch(pattern, text)
+    numbers = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
+    return numbers if min(numbers) > 0 else None
 
 
 def choices(cls: type) -> dict[str, Choice]:

@@ -71,7 +71,7 @@ class Outputs:
         """Write the annotated video, or still image."""
         info, origin = self._info, self._origin
         if info.is_still:
-            still = self._stack.enter_context(_StillWriter(target, overwrite=self._overwrite))
+            still = self._stack.enter_context(StillWriter(target, overwrite=self._overwrite))
             self._shown.append(lambda frame, shown: still.write(drawing(frame.image, shown)))
             return
         writer = open_writer(
@@ -110,7 +110,7 @@ class Outputs:
             sink(frame, shown)
 
 
-class _StillWriter(AtomicOutput):
+class StillWriter(AtomicOutput):
     """Writes an annotated still image as PNG, as a video writer writes videos."""
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:

@@ -100,7 +100,7 @@ def read_regions(path: str | os.PathLike[str]) -> list[Region]:
             f"the regions file {name} cannot be read: {getattr(error, 'strerror', None) or error}."
         ) from error
     try:
-        content = json.loads(text, object_pairs_hook=_unique)
+        content = json.loads(text, object_pairs_hook=unique_names)
         units = content.get("units", "fractions")
         if units not in ("fractions", "pixels"):
             raise ValueError(f'"units" is {units!r}, not "fractions" or "pixels"')
@@ -113,7 +113,8 @@ def read_regions(path: str | os.PathLike[str]) -> list[Region]:
         raise InputError(f"the regions file {name} is not as it should be: {what}.") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """`object_pairs_hook` of `json.loads` that raises `ValueError` where a name is used twice."""
     result = dict(pairs)
     if len(result) < len(pairs):
         raise ValueError("a name is used twice")
@@ -122,7 +123,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _corners(name: str, value: Any) -> tuple[tuple[float, float], ...]:
     def is_numbers(items: Any, count: int) -> bool:
-        return isinstance(items, list) and len(items) == count and all(map(_is_number, items))
+        return isinstance(items, list) and len(items) == count and all(map(is_number, items))
 
     if is_numbers(value, 4):
         left, top, right, bottom = value
@@ -136,5 +137,6 @@ def _corners(name: str, value: Any) -> tuple[tuple[float, float], ...]:
     )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

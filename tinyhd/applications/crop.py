@@ -198,13 +198,13 @@ def crop_size(size: tuple[int, int], ratio: float, pixel_aspect: float = 1.0) ->
     Raises:
         OptionError: the crop would be narrower than 16 pixels.
     """
-    width, height = size
+    width, height = (n - n % 2 if n > 1 else n for n in size)
     stored = ratio / pixel_aspect
     wanted = (height * stored, height) if height * stored <= width else (width, width / stored)
-    crop = tuple(min(2 * round(n / 2), m - m % 2) for n, m in zip(wanted, size, strict=True))
-    if min(crop) < min(16, *size):
+    crop = tuple(min(2 * round(n / 2), m) for n, m in zip(wanted, (width, height), strict=True))
+    if min(crop) < min(16, width, height):
         raise OptionError(
             f"a crop of that aspect would be {round(wanted[0])}x{round(wanted[1])} pixels of a source of "
-            f"{width}x{height}: choose an aspect nearer to the source's."
+            f"{size[0]}x{size[1]}: choose an aspect nearer to the source's."
         )
     return crop[0], crop[1]

@@ -3,7 +3,8 @@
 The crop is as large as its aspect allows, so it moves along one axis only. In every shot its path is the best one, by
 dynamic programming over where it lies and how fast it moves, on a grid of `STEP_SECONDS`:
 
-    the attention inside the crop, in seconds of all there is, with a prior for the center
+    the attention inside the crop, in seconds of all there is, with a prior for the center of the source; near the
+      crop's edges it counts less, so that nothing that is looked at is cut off without need
     - `PAN_COST` a pan, and `DISTANCE_COST` for each width of the crop that it goes
     - `JUMP_COST` a jump, where a crop that rests is cut to a place at least `JUMP_DISTANCE` away and rests there
     - much for every part of a required box that is cut off
@@ -32,6 +33,8 @@ REST_SECONDS = 1.6
 """Of a crop after a jump, and of a shot before one."""
 PRIOR_WEIGHT, PRIOR_SIGMA = 0.1, 0.2
 """Of the center: its part of the attention, and how far it reaches, in widths of the source."""
+MARGIN, MARGIN_WEIGHT = 0.1, 0.9
+"""How wide the crop's edges are, in its widths, and what attention there counts."""
 
 _SPEEDS = 5  # levels in either direction
 _CUT_OFF_COST = 100.0
@@ -110,7 +113,8 @@ class _Planner:
             lengths += [n for n in np.linspace(self._length, 1, _WIDTHS + 1)[1:] if n > length]
         for length in lengths:
             held = _held(attention, grid := _Grid(length, self._options))
-            wanted = (1 - PRIOR_WEIGHT) * held + PRIOR_WEIGHT * _held(self._prior[None], grid)
+            expected = (1 - PRIOR_WEIGHT) * attention + PRIOR_WEIGHT * self._prior
+            wanted = MARGIN_WEIGHT * _held(expected, grid) + (1 - MARGIN_WEIGHT) * _held(expected, grid, MARGIN)
             cut_off = sum((_cut_off(spans, grid) for _, spans in boxes), np.zeros(held.shape))
             found = _best_path(STEP_SECONDS * (wanted - _CUT_OFF_COST * cut_off), grid)
             rows = np.arange(len(times))
@@ -149,7 +153,7 @@ class _Planner:
                 f"the crop is too small to keep {names} at {when:.1f} s: allow padding (--pad blur or color), or take "
                 "an aspect nearer to the source's."
             )
-        return float(min(needed.max(), 1))
+        return float(min(needed.max() + 0.02, 1))  # a little more, for where boxes lie between two places
 
 
 class _Grid:
@@ -180,8 +184,8 @@ class _Grid:
         self.costs = DISTANCE_COST * distance + PAN_COST * ((before == 0) & (speed != 0))
 
 
-def _held(attention: np.ndarray, grid: _Grid) -> np.ndarray:
-    """The share of attention in the crop at each place of the grid: (K, bins) -> (K, places)."""
+def _held(attention: np.ndarray, grid: _Grid, margin: float = 0) -> np.ndarray:
+    """The share of attention in the crop, less a margin in its widths, at each place: (K, bins) -> (K, places)."""
     bins = attention.shape[1]
     summed = np.concatenate([np.zeros((len(attention), 1)), attention.cumsum(1)], axis=1)
 
@@ -190,7 +194,8 @@ def _held(attention: np.ndarray, grid: _Grid) -> np.ndarray:
         part = edges * bins - bin
         return np.asarray(summed[:, bin] * (1 - part) + summed[:, bin + 1] * part)
 
-    return up_to(np.minimum(grid.starts + grid.length, 1)) - up_to(grid.starts)
+    inset = margin * grid.length
+    return up_to(np.minimum(grid.starts + grid.length - inset, 1)) - up_to(grid.starts + inset)
 
 
 def _cut_off(spans: np.ndarray, grid: _Grid) -> np.ndarray:

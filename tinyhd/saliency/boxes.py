@@ -1,5 +1,6 @@
 """Boxes that may move: a logo, a face that was detected, a player."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyhd.errors import InputError, OptionError
-from tinyhd.saliency.regions import is_number, unique_names
+from tinyhd.saliency.regions import corners_of, is_number, unique_names
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def read_boxes(path: str | os.PathLike[str], size: tuple[int, int]) -> list[Movi
                      {"time_seconds": 2.5, "box": [0.4, 0.1, 0.5, 0.3]},
                      {"time_seconds": 4, "box": null}]}}
 
-    A box is [left, top, right, bottom]; y points down. `units` is "fractions" of the picture's size (as if it is left
-    out) or "pixels" of the upright picture. See `MovingBox` for what is between the times.
+    A box is [left, top, right, bottom], y points down; of polygons, as `read_regions` takes them, the bounding box
+    counts. `units` is "fractions" of the picture's size (as if it is left out) or "pixels" of the upright picture. See
+    `MovingBox` for what is between the times.
 
     Args:
         size: (width, height) of the upright picture.
@@ -103,11 +105,11 @@ def _moving(name: str, value: Any, scale: np.ndarray) -> MovingBox:
 
 
 def _box(name: str, value: Any, scale: np.ndarray) -> tuple[float, float, float, float]:
-    if isinstance(value, list) and len(value) == 4 and all(map(is_number, value)):
-        left, top, right, bottom = (float(n) for n in np.array(value, float) / scale)
-        if left < right and top < bottom:
-            return left, top, right, bottom
+    with contextlib.suppress(ValueError):
+        corners = np.array(corners_of(name, value))
+        left, top, right, bottom = (float(n) for n in np.concatenate([corners.min(0), corners.max(0)]) / scale)
+        return left, top, right, bottom
     raise ValueError(
-        f"the region {name!r} is neither a box [left, top, right, bottom] with left < right and top < bottom nor a "
-        'list of {"time_seconds": ..., "box": ...}'
+        f"the region {name!r} is neither a box [left, top, right, bottom] with left < right and top < bottom, nor a "
+        'polygon, nor a list of {"time_seconds": ..., "box": ...}'
     )

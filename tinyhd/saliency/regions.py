@@ -107,7 +107,7 @@ def read_regions(path: str | os.PathLike[str]) -> list[Region]:
         regions = content.get("regions")
         if not isinstance(regions, dict) or not regions:
             raise ValueError('there is no "regions" with names and boxes or polygons')
-        return [Region(key, _corners(key, value), units == "pixels") for key, value in regions.items()]
+        return [Region(key, corners_of(key, value), units == "pixels") for key, value in regions.items()]
     except (ValueError, AttributeError) as error:
         what = "it is not an object" if isinstance(error, AttributeError) else str(error)
         raise InputError(f"the regions file {name} is not as it should be: {what}.") from error
@@ -121,7 +121,9 @@ def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _corners(name: str, value: Any) -> tuple[tuple[float, float], ...]:
+def corners_of(name: str, value: Any) -> tuple[tuple[float, float], ...]:
+    """The corners of a box or polygon from JSON. Raises `ValueError` where it is neither."""
+
     def is_numbers(items: Any, count: int) -> bool:
         return isinstance(items, list) and len(items) == count and all(map(is_number, items))
 

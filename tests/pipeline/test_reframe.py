@@ -148,7 +148,7 @@ def test_wider_crops_are_padded(tmp_path: Path, pad: str) -> None:
     else:
         # the middle of the source, blurred: as bright as it is, without its edges
         assert abs(padded[258:].mean() - full[64:, 64:128].mean()) < 30
-        assert abs(np.diff(padded[:126], axis=1)).max() < 12
+        assert abs(np.diff(padded[:126], axis=1)).max() < 20
 
 
 def test_the_preview_shows_the_crop_on_the_source(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from tinyhd.applications.reframing import STEP_SECONDS, plan_crop
 from tinyhd.errors import OptionError
 from tinyhd.options import ReframeOptions
 from tinyhd.saliency.boxes import MovingBox
-from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource, TrackWriter
+from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource
+from tinyhd.saliency.track_writer import TrackWriter
 
 WIDTH, HEIGHT, RATE = 1280, 720, 25
 CROP = 404 / WIDTH

@@ -1,7 +1,8 @@
-"""tinyhd.weights: names, files, the mapping from published names, fetching and verifying."""
+"""Weights: names, files, the mapping from published names, fetching and verifying."""
 
 import http.server
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from tinyhd import weights
 from tinyhd.errors import OptionError, OutputError, WeightsError
+from tinyhd.network import registry
 from tinyhd.network.config import TinyHDConfig
 from tinyhd.network.model import TinyHD
-from tinyhd.network.registry import MODELS
-from tinyhd.network.weights import load_model, resolve_device, save_model
+from tinyhd.network.published import from_published, published_config
+from tinyhd.network.registry import MODELS, ModelInfo, cache_folder, git_blob_id, list_models
+from tinyhd.network.weights import CONFIG_KEY, load_model, resolve_device, save_model
 
 VARIANTS = [f"{kind}_rc{rc}" for kind in "SM" for rc in (1, 2, 4)]
 
@@ -48,7 +50,7 @@ def published_state(shapes: dict[str, list[int]], seed: int = 0) -> dict[str, to
 def test_published_names_map_onto_the_whole_network(shared: Path, variant: str) -> None:
     shapes = json.loads((shared / "golden" / "state_dict_shapes.json").read_text())[variant]
     model = TinyHD(TinyHDConfig(variant[0] == "M", int(variant[-1])))
-    state = weights.from_published({key: torch.empty(shape) for key, shape in shapes.items()})
+    state = from_published({key: torch.empty(shape) for key, shape in shapes.items()})
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert len(state) == len(shapes)
 
@@ -57,15 +59,15 @@ def test_published_names_map_onto_the_whole_network(shared: Path, variant: str) 
 def test_config_is_read_from_published_tensors(shared: Path, variant: str) -> None:
     shapes = json.loads((shared / "golden" / "state_dict_shapes.json").read_text())[variant]
     state = {key: torch.empty(shape) for key, shape in shapes.items()}
-    assert weights.published_config(state) == TinyHDConfig(variant[0] == "M", int(variant[-1]))
+    assert published_config(state) == TinyHDConfig(variant[0] == "M", int(variant[-1]))
 
 
 def test_fusion_order_comes_from_the_blob_id(shared: Path) -> None:
     shapes = json.loads((shared / "golden" / "state_dict_shapes.json").read_text())["M_rc1"]
     state = {key: torch.empty(shape) for key, shape in shapes.items()}
     blob = MODELS["published/d1d2d3_M_lt"].git_blob_id
-    assert weights.published_config(state, blob).fusion_order == ("d2", "d3", "d1")
-    assert weights.published_config(state, "0" * 40).fusion_order == ("d1", "d2", "d3")
+    assert published_config(state, blob).fusion_order == ("d2", "d3", "d1")
+    assert published_config(state, "0" * 40).fusion_order == ("d1", "d2", "d3")
 
 
 @pytest.mark.parametrize("name", ["d123m_rc4_rc1T", "d123s_rc4_rc1T"])
@@ -135,20 +137,20 @@ def made_files(folder: Path) -> dict[str, bytes]:
         "safetensors cut short": own[: len(own) // 2],
         "safetensors header damaged": own[:20] + b"\xff" + own[21:],
         "no config": safetensors.torch.save(state),
-        "config not JSON": safetensors.torch.save(state, {weights.CONFIG_KEY: "rc=4"}),
+        "config not JSON": safetensors.torch.save(state, {CONFIG_KEY: "rc=4"}),
         "config of a newer version": safetensors.torch.save(
-            state, {weights.CONFIG_KEY: json.dumps(json.loads(config) | {"decoder_count": 7})}
+            state, {CONFIG_KEY: json.dumps(json.loads(config) | {"decoder_count": 7})}
         ),
         "impossible config": safetensors.torch.save(
-            state, {weights.CONFIG_KEY: json.dumps(json.loads(config) | {"channel_reduction": 3})}
+            state, {CONFIG_KEY: json.dumps(json.loads(config) | {"channel_reduction": 3})}
         ),
         "tensor missing": safetensors.torch.save(
-            {k: v for k, v in state.items() if k != "fusion.bias"}, {weights.CONFIG_KEY: config}
+            {k: v for k, v in state.items() if k != "fusion.bias"}, {CONFIG_KEY: config}
         ),
         "tensors of another config": safetensors.torch.save(
-            state, {weights.CONFIG_KEY: json.dumps(TinyHDConfig(False, 2).to_dict())}
+            state, {CONFIG_KEY: json.dumps(TinyHDConfig(False, 2).to_dict())}
         ),
-        "not finite": safetensors.torch.save(broken, {weights.CONFIG_KEY: config}),
+        "not finite": safetensors.torch.save(broken, {CONFIG_KEY: config}),
         "pth without the state dict": pickled({"model": state}),
         "pth of another network": pickled({"student_model": {"conv1.weight": torch.ones(3)}}),
         "pth with no dict": pickled([1, 2]),
@@ -190,12 +192,12 @@ def test_registry_is_complete() -> None:
         assert info.sha256 or (info.git_blob_id and len(info.git_blob_id) == 40)
         assert info.provenance
         assert info.licence
-    assert weights.list_models() == list(MODELS)
-    assert weights.DEFAULT_MODEL is None or weights.DEFAULT_MODEL in MODELS
+    assert list_models() == list(MODELS)
+    assert registry.DEFAULT_MODEL is None or registry.DEFAULT_MODEL in MODELS
 
 
 def test_without_an_embedded_model_the_error_says_what_to_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "DEFAULT_MODEL", None)
+    monkeypatch.setattr(registry, "DEFAULT_MODEL", None)
     with pytest.raises(WeightsError, match=r"name one.*published/d123m_rc4_rc1T"):
         load_model()
 
@@ -205,12 +207,12 @@ def test_embedded_model_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     folder = tmp_path / "package" / "models"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(weights.resources, "files", lambda _: folder.parent)
-    info = weights.ModelInfo(
+    monkeypatch.setattr(registry.resources, "files", lambda _: folder.parent)
+    info = ModelInfo(
         "tiny", "tiny.safetensors", "made", "none", sha256=hashlib.sha256(own_file.read_bytes()).hexdigest()
     )
     monkeypatch.setitem(MODELS, "tiny", info)
-    monkeypatch.setattr(weights, "DEFAULT_MODEL", "tiny")
+    monkeypatch.setattr(registry, "DEFAULT_MODEL", "tiny")
     with pytest.raises(WeightsError, match="missing: install"):
         load_model()
     (folder / "tiny.safetensors").write_bytes(own_file.read_bytes())
@@ -271,11 +273,11 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def made(server: Server, own_file: Path, monkeypatch: pytest.MonkeyPatch) -> weights.ModelInfo:
+def made(server: Server, own_file: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
     """A registered model that the server has."""
     data = own_file.read_bytes()
-    info = weights.ModelInfo(
-        "published/made", "made.pth", "made", "none", git_blob_id=weights.git_blob_id(data), url="http://unused.invalid"
+    info = ModelInfo(
+        "published/made", "made.pth", "made", "none", git_blob_id=git_blob_id(data), url="http://unused.invalid"
     )
     monkeypatch.setitem(MODELS, info.name, info)
     server.files["/files/made.pth"] = data
@@ -284,17 +286,17 @@ def made(server: Server, own_file: Path, monkeypatch: pytest.MonkeyPatch) -> wei
 
 def test_git_blob_id_is_gits() -> None:
     # `printf 'what is up, doc?' | git hash-object --stdin`, the example of the Pro Git book
-    assert weights.git_blob_id(b"what is up, doc?") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
+    assert git_blob_id(b"what is up, doc?") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
 
 
-def test_fetched_once_then_from_the_cache(server: Server, made: weights.ModelInfo, tmp_path: Path) -> None:
+def test_fetched_once_then_from_the_cache(server: Server, made: ModelInfo, tmp_path: Path) -> None:
     assert load_model(made.name).config == small_config()
     assert load_model(made.name).config == small_config()
     assert server.requests == ["/files/made.pth"]
     assert [p.name for p in (tmp_path / "cache folder").iterdir()] == ["made.pth"]
 
 
-def test_a_damaged_cache_is_fetched_again(server: Server, made: weights.ModelInfo, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_fetched_again(server: Server, made: ModelInfo, tmp_path: Path) -> None:
     load_model(made.name)
     cached = tmp_path / "cache folder" / "made.pth"
     cached.write_bytes(cached.read_bytes()[:-1])
@@ -303,54 +305,54 @@ def test_a_damaged_cache_is_fetched_again(server: Server, made: weights.ModelInf
     assert made.verify(cached.read_bytes())
 
 
-def assert_refused(made: weights.ModelInfo, cache: Path, match: str) -> None:
+def assert_refused(made: ModelInfo, cache: Path, match: str) -> None:
     with pytest.raises(WeightsError, match=match) as raised:
         load_model(made.name)
     assert made.name in str(raised.value)
     assert not cache.exists() or not list(cache.iterdir())
 
 
-def test_wrong_hash(server: Server, made: weights.ModelInfo, tmp_path: Path) -> None:
+def test_wrong_hash(server: Server, made: ModelInfo, tmp_path: Path) -> None:
     server.files["/files/made.pth"] = server.files["/files/made.pth"][:-1] + b"\xff"
     assert_refused(made, tmp_path / "cache folder", "wrong hash")
 
 
-def test_truncated_on_the_way(server: Server, made: weights.ModelInfo, tmp_path: Path) -> None:
+def test_truncated_on_the_way(server: Server, made: ModelInfo, tmp_path: Path) -> None:
     body = server.files["/files/made.pth"]
     server.announce["/files/made.pth"] = len(body)
     server.files["/files/made.pth"] = body[: len(body) // 2]
     assert_refused(made, tmp_path / "cache folder", "incomplete|cannot be fetched")
 
 
-def test_not_there_and_server_trouble(server: Server, made: weights.ModelInfo, tmp_path: Path) -> None:
+def test_not_there_and_server_trouble(server: Server, made: ModelInfo, tmp_path: Path) -> None:
     server.status = 503
     assert_refused(made, tmp_path / "cache folder", "answers 503")
     server.files.clear()
     assert_refused(made, tmp_path / "cache folder", "answers 404")
 
 
-def test_endless_body(server: Server, made: weights.ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "MAX_FETCH_BYTES", 1000)
+def test_endless_body(server: Server, made: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_FETCH_BYTES", 1000)
     with pytest.raises(WeightsError, match="more than a model file"):
         load_model(made.name)
 
 
-def test_offline(server: Server, made: weights.ModelInfo, tmp_path: Path) -> None:
+def test_offline(server: Server, made: ModelInfo, tmp_path: Path) -> None:
     server.close()
     assert_refused(made, tmp_path / "cache folder", "cannot be fetched .*check the connection")
 
 
-def test_silent_server(made: weights.ModelInfo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_silent_server(made: ModelInfo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
         monkeypatch.setenv("TINYHD_WEIGHTS_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(weights, "TIMEOUT_SECONDS", 0.2)
+        monkeypatch.setattr(registry, "TIMEOUT_SECONDS", 0.2)
         assert_refused(made, tmp_path / "cache folder", "timed out")
 
 
 def test_cache_that_cannot_be_written(
-    server: Server, made: weights.ModelInfo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: Server, made: ModelInfo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("TINYHD_CACHE", str(tmp_path / "file"))
@@ -360,11 +362,11 @@ def test_cache_that_cannot_be_written(
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TINYHD_CACHE", str(tmp_path / "here"))
-    assert weights.cache_folder() == tmp_path / "here"
+    assert cache_folder() == tmp_path / "here"
     monkeypatch.delenv("TINYHD_CACHE")
-    monkeypatch.setattr(weights.sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert weights.cache_folder() == tmp_path / "xdg" / "tinyhd"
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        assert cache_folder() == tmp_path / "xdg" / "tinyhd"
 
 
 # ---- devices
@@ -395,10 +397,10 @@ def test_unknown_devices(name: str) -> None:
 
 
 def test_the_embedded_model_looks_where_the_published_one_does(shared: Path) -> None:
-    from tinyhd.inference.predict import preprocess
+    from tinyhd.inference.preprocess import normalize_rgb
 
     golden = np.load(shared / "golden/official_rc4_clip.npz")
-    clip = torch.stack([preprocess(frame) for frame in golden["frames_rgb_uint8_thwc"]], 1)[None]
+    clip = torch.from_numpy(np.stack([normalize_rgb(frame) for frame in golden["frames_rgb_uint8_thwc"]], 1))[None]
     with torch.inference_mode():
         maps = load_model()(clip).fused
     maps = torch.nn.functional.interpolate(maps, (192, 256), mode="bicubic")[0, [0, 5, 10, 15]]

@@ -62,7 +62,8 @@ class TorchBackend:
         self.display_scale = model.config.display_scale
         self.sampling_rate = model.config.sampling_rate
         self.model_name, self.model_hash = name, hash or fingerprint(model)
-        self._limit: int | None = None  # clips at once, once memory has run out
+        self.reduced_to: int | None = None
+        """Clips at once, after memory has run out."""
 
     def __call__(self, clips: np.ndarray) -> np.ndarray:
         """See `Backend`."""
@@ -75,7 +76,7 @@ class TorchBackend:
         return None if self.device.type == "cpu" else self._begin
 
     def _begin(self, clips: np.ndarray) -> Result:
-        size = min(self._limit or len(clips), len(clips))
+        size = min(self.reduced_to or len(clips), len(clips))
         try:
             parts = [self._launch(clips[k : k + size]) for k in range(0, len(clips), size)]
             return lambda: self._finish(parts, clips)
@@ -106,9 +107,9 @@ class TorchBackend:
     def _halved(self, clips: np.ndarray, size: int, error: Exception) -> Result:
         if size <= 1:
             raise DeviceError(f"device {self.device} is out of memory; use another device, such as cpu.") from error
-        self._limit = size // 2
+        self.reduced_to = size // 2
         log.warning("Device %s is out of memory for %d windows at once; going on with %d.",
-                    self.device, size, self._limit)  # fmt: skip
+                    self.device, size, self.reduced_to)  # fmt: skip
         with suppress(Exception):
             torch.cuda.empty_cache()
         return self._begin(clips)

@@ -1,12 +1,11 @@
 """The network prepared for inference: BatchNorm folded into the convolutions, and as OpenVINO or ONNX model.
 
-Converted models take `clip`, float32 (N, 3, 16, 192, 256), normalised, with any N, and give `maps`, float32
+Converted models take `clip`, float32 (N, 3, 16, 192, 256), normalized, with any N, and give `maps`, float32
 (N, K, H, W): the fused maps of `TinyHDOutput`.
 """
 
 import copy
 import importlib
-import importlib.util
 import os
 import warnings
 from typing import Any
@@ -19,9 +18,6 @@ from tinyhd.errors import OptionError
 from tinyhd.network.config import CLIP_SHAPE
 from tinyhd.network.layers import ConvNorm
 from tinyhd.network.model import TinyHD, plain_convolutions
-
-EXTRAS = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript"), "onnxruntime": ("onnxruntime",)}
-"""Python packages by what needs them."""
 
 
 def inference_copy(model: TinyHD, plain: bool) -> TinyHD:
@@ -87,7 +83,7 @@ def to_onnx(model: TinyHD, path: str | os.PathLike[str]) -> None:
     Raises:
         OptionError: what PyTorch needs to write ONNX is not installed.
     """
-    import_runtime("onnx")
+    import_runtime("onnx", "onnxscript")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -103,22 +99,17 @@ def to_onnx(model: TinyHD, path: str | os.PathLike[str]) -> None:
         )
 
 
-def is_installed(what: str) -> bool:
-    """Whether the packages for `what`, a key of `EXTRAS`, are there."""
-    return all(importlib.util.find_spec(name) is not None for name in EXTRAS[what])
-
-
-def import_runtime(what: str) -> Any:
-    """The first package for `what`, a key of `EXTRAS`.
+def import_runtime(*names: str) -> Any:
+    """The first of some packages.
 
     Raises:
-        OptionError: it is not installed, or does not work here.
+        OptionError: one is not installed, or does not work here.
     """
     try:
-        first, *_ = [importlib.import_module(name) for name in EXTRAS[what]]
+        first, *_ = [importlib.import_module(name) for name in names]
     except ImportError as error:
-        extra = "openvino" if what == "openvino" else "onnx"
+        install = "openvino" if names == ("openvino",) else "'tinyhd[onnx]'"
         raise OptionError(
-            f"{' and '.join(EXTRAS[what])} must be installed for this ({error}): pip install 'tinyhd[{extra}]'."
+            f"{' and '.join(names)} must be installed for this ({error}): pip install {install}."
         ) from error
     return first

@@ -1,21 +1,18 @@
-"""The command `tinyhd-export`: the network as ONNX or OpenVINO file, for use elsewhere, checked against PyTorch."""
+"""The network as ONNX or OpenVINO file, for use elsewhere, checked against PyTorch."""
 
-import argparse
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tinyhd.errors import OptionError, OutputError, TinyHDError
+from tinyhd.errors import OptionError, OutputError
 from tinyhd.files import cannot_write, check_target
 from tinyhd.network.config import CLIP_SHAPE
 from tinyhd.network.convert import import_runtime, inference_copy, to_onnx, to_openvino
 from tinyhd.network.model import TinyHD
-from tinyhd.network.weights import load_model
 
 TOLERANCE = 1e-4
 """Largest difference of a map value from PyTorch's that is accepted."""
@@ -80,23 +77,3 @@ def _difference(model: TinyHD, run: Callable[[np.ndarray], np.ndarray]) -> float
             raise OutputError(f"the exported model gives maps of shape {found.shape}, not {expected.shape}.")
         largest = max(largest, float(np.abs(found - expected).max()))
     return largest
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 done, 1 failed, 2 wrong usage."""
-    parser = argparse.ArgumentParser("tinyhd-export", description=__doc__.partition(": ")[2])
-    parser.add_argument("output", metavar="FILE", help="x.onnx, or x.xml for OpenVINO (with x.bin beside it)")
-    parser.add_argument("--model", metavar="NAME", help="as of tinyhd-annotate")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    options = parser.parse_args(arguments)
-    try:
-        difference = export(load_model(options.model), options.output, overwrite=options.overwrite)
-    except TinyHDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, OptionError) else 1
-    print(f"{options.output}: differs from PyTorch by at most {difference:.1e}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -228,6 +228,9 @@ def _fetch(address: str, info: ModelInfo, folder: Path) -> Path:
     class Bar(tqdm):
         received = 0
 
+        def __bool__(self) -> bool:
+            return True  # pooch asks whether there is a bar; tqdm's answer is about its length
+
         def update(self, n: float | None = 1) -> bool | None:
             self.received += int(n or 0)
             if self.received > MAX_FETCH_BYTES:

@@ -484,6 +484,16 @@ def damaged_sound(folder: Path, extension: str, audio: str, seed: int = 0) -> Ma
     return Made(path, list(range(50)), _ticks(50))
 
 
+def wrong_tags(folder: Path, primaries: int = 41, transfer: int = 10, matrix: int = 77) -> Made:
+    """ProRes whose frame headers have color tags that do not exist or that nobody can convert."""
+    path = make_video(folder / "wrong_tags.mov", 4, codec="prores_ks", pix_fmt="yuv422p10le")
+    data, position = bytearray(path.read_bytes()), 0
+    while (position := data.find(b"icpf", position + 1)) > 0:
+        data[position + 18 : position + 21] = bytes((primaries, transfer, matrix))
+    path.write_bytes(data)
+    return Made(path, list(range(4)), _ticks(4))
+
+
 def late_sound_stream(folder: Path) -> Made:
     """A transport stream in which a track of sound begins in the middle, where no header has told of it."""
     parts = [

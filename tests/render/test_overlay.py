@@ -11,9 +11,9 @@ from makers import HARD_FILES
 
 from tinyhd.errors import OptionError
 from tinyhd.options import STYLES, RenderOptions
-from tinyhd.render.colors import color_table
+from tinyhd.render.colors import color_table, to_yuv
 from tinyhd.render.normalize import SmoothedRange, normalize_map
-from tinyhd.render.overlay import Overlay, to_yuv
+from tinyhd.render.overlay import Overlay
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.reader import open_video
 
@@ -86,7 +86,7 @@ def test_normalize() -> None:
     assert not normalize_map(np.full((2, 2), 0.3, np.float32), (0.3, 0.3)).any()
 
 
-# ---- colours
+# ---- colors
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -105,7 +105,7 @@ def test_alpha_follows_attention(style: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["turbo", "inferno", "viridis", "jet", "magma", "gray"])
-def test_heatmap_has_the_colours_of_the_map(name: str) -> None:
+def test_heatmap_has_the_colors_of_the_map(name: str) -> None:
     table = color_table(RenderOptions("heatmap", name, 1))[:, :3]
     np.testing.assert_allclose(table[[0, 128, 255]], np.asarray(cmap.Colormap(name)([0, 128 / 255, 1.0]))[:, :3])
 
@@ -124,15 +124,26 @@ def test_wrong_options(arguments: tuple[str, str, float], message: str) -> None:
         color_table(RenderOptions(*arguments))
 
 
-@pytest.mark.parametrize("colorspace", [1, 2, 5, 6, 9])
-@pytest.mark.parametrize("full_range", [False, True])
-def test_to_yuv_is_what_ffmpeg_reads_back(colorspace: int, full_range: bool) -> None:
-    rgb = np.random.default_rng(0).random((64, 3))
-    frame = av.VideoFrame(64, 2, "yuv444p")
-    for plane, values in zip(frame.planes, to_yuv(rgb, colorspace, full_range).T, strict=True):
-        np.frombuffer(memoryview(plane), np.uint8).reshape(2, -1)[:, :64] = values
-    frame.colorspace, frame.color_range = colorspace, 2 if full_range else 1
-    np.testing.assert_allclose(frame.to_ndarray(format="rgb24")[0], rgb * 255, atol=2.6)
+@pytest.mark.parametrize("colorspace", [1, 2, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("color_range", [0, 1, 2])
+def test_to_yuv_is_what_ffmpeg_reads_back(colorspace: int, color_range: int) -> None:
+    rgb = np.random.default_rng(0).random((256, 3))
+    frame = av.VideoFrame(256, 2, "yuv444p")
+    for plane, values in zip(frame.planes, to_yuv(rgb, colorspace, color_range).T, strict=True):
+        np.frombuffer(memoryview(plane), np.uint8).reshape(2, -1)[:, :256] = values
+    frame.colorspace, frame.color_range = colorspace, color_range
+    np.testing.assert_allclose(frame.to_ndarray(format="rgb24")[0], rgb * 255, atol=3.1)
+
+
+# By the definitions in ITU-R BT.601, BT.709 and BT.2020
+@pytest.mark.parametrize(
+    ("colorspace", "color_range", "red"), [(5, 1, (81, 90, 240)), (1, 1, (63, 102, 240)), (9, 2, (67, 92, 255))]
+)
+def test_to_yuv(colorspace: int, color_range: int, red: tuple[int, int, int]) -> None:
+    white, black = (255, 0) if color_range == 2 else (235, 16)
+    expected = [red, (white, 128, 128), (black, 128, 128)]
+    yuv = to_yuv(np.array([[1, 0, 0], [1, 1, 1], [0, 0, 0]], float), colorspace, color_range)
+    np.testing.assert_allclose(yuv, expected, atol=1)
 
 
 # ---- blend
@@ -154,7 +165,7 @@ def test_where_nobody_looks_the_picture_is_untouched(tmp_path: Path, name: str, 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_where_people_look_is_the_colour(tmp_path: Path, name: str) -> None:
+def test_where_people_look_is_the_color(tmp_path: Path, name: str) -> None:
     info, frame = first_frame(tmp_path, name)
     before = frame.to_rgb().astype(float)
     result = Overlay(info, RenderOptions(opacity=0.5))(frame.image, half_map()).to_ndarray(format="rgb24").astype(float)
@@ -162,6 +173,22 @@ def test_where_people_look_is_the_colour(tmp_path: Path, name: str) -> None:
     rows, columns = slice(info.height // 2 - 3, info.height // 2 + 3), slice(info.width // 4, info.width // 3)
     expected = 0.5 * before[rows, columns] + 0.5 * peak
     assert np.abs(result[rows, columns].mean((0, 1)) - expected.mean((0, 1))).max() < 4
+
+
+def test_unknown_color_tags_are_no_obstacle(tmp_path: Path) -> None:
+    made = makers.wrong_tags(tmp_path)
+    with open_video(made.path) as video:
+        overlay = Overlay(video.info)
+        results = [overlay(frame.image, half_map()) for frame in video]
+    assert [makers.read_barcode(result.to_ndarray(format="rgb24")) for result in results] == made.numbers
+
+
+def test_frames_of_another_size_and_format_come_alike(tmp_path: Path) -> None:
+    made = makers.size_change(tmp_path)
+    with open_video(made.path) as video:
+        overlay = Overlay(video.info)
+        sizes = {(result.width, result.height) for result in (overlay(frame.image, half_map()) for frame in video)}
+    assert sizes == {overlay.size}
 
 
 def test_spotlight_darkens_where_nobody_looks(tmp_path: Path) -> None:

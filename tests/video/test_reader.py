@@ -378,6 +378,22 @@ def test_damage_is_reported_where_it_lies(tmp_path: Path) -> None:
         assert video.damaged
 
 
+@pytest.mark.parametrize(
+    "tags", [{"primaries": 41}, {"primaries": 0}, {"transfer": 10}, {"transfer": 200}, {"matrix": 14}, {"matrix": 77}]
+)
+def test_color_tags_that_nobody_knows_are_dropped(tags: dict[str, int], tmp_path: Path) -> None:
+    made = makers.wrong_tags(tmp_path, **{"primaries": 1, "transfer": 1, "matrix": 1} | tags)
+    with open_video(made.path) as video:
+        frames = list(video)
+    assert codes(frames) == made.numbers
+    info = video.info
+    assert (info.color_primaries == 2, info.color_trc == 2, info.colorspace == 2) == (
+        "primaries" in tags,
+        "transfer" in tags,
+        "matrix" in tags,
+    )
+
+
 def test_recording_that_begins_between_key_frames(tmp_path: Path) -> None:
     """The first decodable frame is number 10, and it keeps its own time."""
     path = makers.make_video(tmp_path / "whole.ts", 30, gop_size=10, options={"bf": "0", "sc_threshold": "0"})

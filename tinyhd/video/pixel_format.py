@@ -29,6 +29,11 @@ UNSPECIFIED = 2
 BT470BG = 5
 TRANSFER_PQ, TRANSFER_HLG = 16, 18
 RANGE_LIMITED, RANGE_FULL = 1, 2
+_KNOWN_TAGS = {
+    "colorspace": frozenset((0, 1, 2, 4, 5, 6, 7, 9)),
+    "color_trc": frozenset((1, 2, 4, 5, 6, 7, 8, *range(11, 19))),
+    "color_primaries": frozenset((1, 2, *range(4, 13), 22)),
+}
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ class PictureConverter:
     """Converts decoded frames to the one kind of picture that the first frame decides (see the module)."""
 
     def __init__(self, first: av.VideoFrame, is_still: bool) -> None:
+        _drop_unknown_tags(first)
         self.orientation = orientation_of(first)
         self.has_alpha = has_alpha(first)
         self.is_hdr = is_hdr(first)
@@ -164,6 +170,7 @@ class PictureConverter:
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Upright 8-bit planar YUV; the same frame object where nothing has to change."""
+        _drop_unknown_tags(frame)
         if has_alpha(frame):
             frame = self._flatten(frame)
         if not self._fits(frame):
@@ -202,6 +209,13 @@ class PictureConverter:
             chain = self._chains[key] = FilterChain(filters, frame)
         (result,) = chain.push(frame)
         return result
+
+
+def _drop_unknown_tags(frame: av.VideoFrame) -> None:
+    """Make color tags that FFmpeg's scaler refuses, which damaged files have, unspecified."""
+    for name, known in _KNOWN_TAGS.items():
+        if getattr(frame, name) not in known:
+            setattr(frame, name, UNSPECIFIED)
 
 
 def _target_format(first: av.VideoFrame, turned: bool) -> str:

@@ -1,5 +1,10 @@
 """The demo: a page on which a video is dropped and played back with where people look in it.
 
-`python -m demo` serves it. `app` is the page, `work` what happens to a video, `jobs` the files it makes, `limits` what
-is taken, `offline` what makes the page safe on a network.
+`python -m demo` serves it. `app` is the page, `actions` what its buttons and its API do, `work` what happens to a
+video, `jobs` the files that are kept, `waiting` the queue, `limits` what is taken, `offline` what makes the page
+safe on a network.
 """
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio is imported

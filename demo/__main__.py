@@ -8,6 +8,8 @@ import sys
 import threading
 
 from demo.limits import Limits
+from tinyhd.errors import TinyHDError
+from tinyhd.options import InferenceOptions, choices
 
 USER, PASSWORD = "TINYHD_DEMO_USER", "TINYHD_DEMO_PASSWORD"
 
@@ -17,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         login = login_from(os.environ)
-    except ValueError as error:
+        inference = InferenceOptions.from_mapping(dict(pair.partition("=")[::2] for pair in options.set))
+    except (ValueError, TinyHDError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     if login is None and not _is_loopback(options.host):
@@ -30,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stopped.set())
 
     from demo.app import serving  # Gradio takes a moment; --help need not
+    from demo.work import Models
 
     try:
         with serving(
@@ -37,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             port=options.port,
             limits=Limits(megabytes=options.max_megabytes, seconds=options.max_seconds),
             login=login,
+            models=Models(inference),
+            mcp=options.mcp,
         ) as url:
             print(f"tinyhd's demo is at {url} (Ctrl-C ends it)", flush=True)
             stopped.wait()
@@ -76,10 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-seconds", type=float, default=limits.seconds, metavar="N", help="longest video (default: %(default)g)"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"how models compute, such as device=cuda, repeatable: {', '.join(choices(InferenceOptions))}",
+    )
+    parser.add_argument("--mcp", action="store_true", help="serve the API to agents too, at /gradio_api/mcp/")
     return parser
 
 
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # all is cleaned up; waiting for a model at work, and for PyTorch to be taken down, takes seconds
+    os._exit(status)  # all is cleaned up; waiting for a model at work takes seconds

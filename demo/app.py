@@ -1,4 +1,4 @@
-"""The page: what is on it, and what its buttons and its API do."""
+"""The page: what is on it, and how it is served."""
 
 import base64
 import contextlib
@@ -11,32 +11,41 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+import gradio as gr
+import numpy as np
 from starlette.middleware import Middleware
 
-from demo.jobs import Job, JobStore
-from demo.limits import MEGABYTE, Limits, public_sentence
-from demo.moments import most_attended, plot_lines
+from demo.actions import Actions, idle
+from demo.jobs import JobStore
+from demo.limits import MEGABYTE, Limits
 from demo.offline import Offline, refuse_addresses
-from demo.quick import gradio as gr
-from demo.work import DEFAULT_MODEL, Look, Models, Rendered, Step, analyse, finish, render
-from tinyhd.errors import InputError, TinyHDError
-from tinyhd.render.colors import DEFAULT_COLORMAP, DEFAULT_OPACITY
+from demo.work import KINDS, Models
+from tinyhd.errors import TinyHDError
+from tinyhd.options import COLORMAPS, DEFAULT_OPACITY, RenderOptions, choices
+from tinyhd.render.colors import color_table
+from tinyhd.saliency.focus import FOCUS_DEFINITION
 
 log = logging.getLogger("tinyhd.demo")
 
-STYLES = [
-    ("Overlay", "overlay"),
-    ("Spotlight", "spotlight"),
-    ("Heat map", "heatmap"),
-    ("Side by side", "side-by-side"),
-]
-COLORMAPS = ["turbo", "inferno", "magma", "viridis", "jet", "hot", "gray"]
-NORMALIZATIONS = [("Each frame", "frame"), ("Whole video", "video"), ("A fixed value", "none")]
+PRESETS = {
+    "Heat map": RenderOptions(),
+    "Spotlight": RenderOptions(style="spotlight"),
+    "What is seen first": RenderOptions(style="spotlight", opacity=1.0),
+    "Side by side": RenderOptions(style="side-by-side"),
+}
+"""Ways to show a result for people who do not know the options' words."""
+_LABELS = {
+    "heatmap": "Heat map alone",
+    "frame": "Each frame's maximum",
+    "video": "The video's maximum",
+    "none": "A fixed value",
+}
+"""Of values that are not words to show."""
+_DOWNLOADS = dict(zip(("↓ Result", "↓ Heat map alone", "↓ Raw maps (npz)", "↓ Statistics (csv)"), KINDS, strict=True))
+_DEFAULT, _CHOICES = RenderOptions(), choices(RenderOptions)
 SUFFIXES = [".mkv", ".ts", ".m2ts", ".avi", ".mov", ".webm", ".mp4", ".m4v", ".mpg", ".flv", ".wmv", ".heic", ".tiff"]
 
-QUEUE_SIZE = 8
 CAMERA = {"width": {"ideal": 1280}, "height": {"ideal": 720}}
 PRUNE_SECONDS = 60
 WARM_UP_AFTER_SECONDS = 2.0
@@ -46,257 +55,10 @@ CACHE_SECONDS = (600, 3600)
 _PAGE = Path(__file__).parent / "page"
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 _VIDEO_EXAMPLE, _PICTURE_EXAMPLE = _EXAMPLES / "bunny.mp4", _PAGE / "bunny.jpg"
-_PROGRESS = gr.Progress()
 
 
-# ---- what the player is told
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-
-
-def _address(path: Path) -> str:
-    return "gradio_api/file=" + quote(str(path))
-
-
-def working(step: Step | None, *, again: bool = False) -> str:
-    """What the player shows during work; None: nothing is known yet. `again`: only the drawing is new."""
-    value: dict[str, Any] = {"state": "working", "done": 0, "total": None, "doing": "Reading the file", "fresh": True}
-    if step is not None:
-        what = "Looking" if step.phase == "looking" else "Drawing"
-        if step.done and step.total:
-            what += f": frame {step.done} of {step.total}"
-        value |= {"done": step.done, "total": step.total, "doing": what, "fresh": False}
-        if step.frames_per_second:
-            rate = f"{step.frames_per_second:.{0 if step.frames_per_second >= 9.95 else 1}f} frames/s"
-            if step.total:
-                left = max(0, step.total - step.done) / step.frames_per_second
-                rate += f" · {left:.0f} s left"
-            value["rate"] = rate
-        if step.picture:
-            value["picture"] = _data_uri(step.picture)
-    elif again:
-        value |= {"doing": "Drawing"}
-    return json.dumps(value | {"phase": "again" if again else "first"})
-
-
-def idle() -> str:
-    """The empty player."""
-    return json.dumps({"state": "idle"})
-
-
-def ready(job: Job, result: Rendered) -> str:
-    """What the player needs to show a result."""
-    info, look = job.facts(), result.look
-    notes = list(job.warnings)
-    if job.is_copy:
-        notes.insert(0, "Not every browser plays this kind of file; what you see as the original is a copy in H.264.")
-    seconds = job.stats[-1].time_seconds + (float(1 / info.frame_rate) if info.frame_rate else 0)
-    size = f"{info.width}×{info.height}"
-    facts = (
-        [job.stem, "picture", size]
-        if info.is_still
-        else [job.stem, f"{seconds:.1f} s", size, f"{len(job.stats)} frames"]
-    )
-    value = {
-        "state": "ready",
-        "still": info.is_still,
-        "style": look.style,
-        "original": _address(job.original or job.source),
-        "shown": _address(result.path),
-        "seconds": seconds,
-        "gradient": "" if look.style == "spotlight" else _gradient(look.colormap),
-        "lines": plot_lines(job.stats),
-        "moments": [
-            {
-                "time": moment.time_seconds,
-                "entropy": moment.entropy_bits,
-                "picture": _data_uri(result.thumbnails.get(moment.frame, b"")),
-            }
-            for moment in most_attended(job.stats)
-        ],
-        "facts": " · ".join([*facts, job.model]),
-        "notes": [note.replace(str(job.folder), "") for note in notes],
-    }
-    return json.dumps(value)
-
-
-def _gradient(colormap: str) -> str:
-    import cmap
-
-    colors = cmap.Colormap(colormap)
-    return f"linear-gradient(90deg, {', '.join(colors(k / 12).hex for k in range(13))})"
-
-
-def summary(job: Job) -> dict[str, Any]:
-    """What the API tells about a video."""
-    info = job.facts()
-    return {
-        "job": job.name,
-        "model": job.model,
-        "frames": len(job.stats),
-        "width": info.width,
-        "height": info.height,
-        "mean_entropy_bits": round(sum(s.entropy_bits for s in job.stats) / len(job.stats), 4),
-        "mean_spread": round(sum(s.spread for s in job.stats) / len(job.stats), 5),
-        "moments": [
-            {"time_seconds": s.time_seconds, "frame": s.frame, "entropy_bits": s.entropy_bits, "spread": s.spread}
-            for s in most_attended(job.stats)
-        ],
-        "warnings": job.warnings,
-    }
-
-
-# ---- what the page does
-
-
-@contextlib.contextmanager
-def clean_errors() -> Iterator[None]:
-    """Whatever goes wrong reaches the client as one sentence, without paths; what is a bug is logged."""
-    try:
-        yield
-    except TinyHDError as error:
-        raise gr.Error(public_sentence(error), title="That did not work", print_exception=False) from None
-    except gr.Error:
-        raise
-    except Exception as error:
-        log.exception("the demo failed")
-        raise gr.Error(
-            "Something went wrong on the server; its log says what.", title="Sorry", print_exception=False
-        ) from error
-
-
-class Actions:
-    """What the page's and the API's events call."""
-
-    def __init__(self, store: JobStore, models: Models, limits: Limits) -> None:
-        self.store, self.models, self.limits = store, models, limits
-
-    # The page's events are generators over (player, job, overlay, heat map, maps, table).
-
-    def see(
-        self, path: str | None, model: str, style: str, colormap: str, opacity: float, normalize: str, old: str
-    ) -> Any:
-        """Let a model look at a file, and show the result."""
-        if not path:
-            yield (gr.skip(),) * 6
-            return
-        yield working(None), "", *_NOTHING
-        with clean_errors():
-            job = self.store.create(Path(path))
-            yield from self._look(job, model, Look.of(style, colormap, opacity, normalize))
-        self.store.discard(old)
-
-    def see_again(self, model: str, style: str, colormap: str, opacity: float, normalize: str, old: str) -> Any:
-        """Let another model look at the same file."""
-        if not old:
-            yield (gr.skip(),) * 6
-            return
-        yield working(None), "", *_NOTHING
-        with clean_errors():
-            with self.store.using(old) as before:
-                job = self.store.create(before.source, stem=before.stem)
-            yield from self._look(job, model, Look.of(style, colormap, opacity, normalize))
-        self.store.discard(old)
-
-    def _look(self, job: Job, model: str, look: Look) -> Any:
-        finished = False
-        try:
-            with self.store.using(job.name):
-                job.model = model
-                for step in analyse(job, self.models.get(model), self.limits, look):
-                    yield working(step), "", *_NOTHING
-                result = yield from self._drawing(job, look, again=False)
-                finished = True
-                yield ready(job, result), job.name, _file(result.path), gr.skip(), _file(job.maps), _file(job.table)
-        except Exception:
-            yield idle(), "", *_NOTHING
-            raise
-        finally:
-            if not finished:
-                self.store.discard(job.name)
-
-    def redraw(self, name: str, style: str, colormap: str, opacity: float, normalize: str) -> Any:
-        """Draw what was seen in another way, then the heat map for downloading that goes with it."""
-        if not name:
-            yield (gr.skip(),) * 6
-            return
-        with clean_errors(), self.store.using(name) as job:
-            result = yield from self._drawing(job, Look.of(style, colormap, opacity, normalize), again=True)
-            skipped = (gr.skip(),) * 2
-            yield ready(job, result), name, _file(result.path), gr.skip(), *skipped
-            heat = finish(render(job, Look.of("heatmap", colormap, 1, normalize)))
-            yield gr.skip(), name, gr.skip(), _file(heat.path), *skipped
-
-    def _drawing(self, job: Job, look: Look, *, again: bool) -> Any:
-        """Draw, showing progress; returns what is drawn."""
-        steps = render(job, look)
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                return end.value
-            yield working(step, again=again), job.name if again else "", *(gr.skip(),) * 4
-
-    def forget(self, old: str) -> Any:
-        """Empty the player."""
-        self.store.discard(old)
-        return idle(), "", *_NOTHING
-
-    # The API. Docstrings are what its documentation shows.
-
-    def annotate(
-        self,
-        file: str | None,
-        model: str,
-        style: str,
-        colormap: str,
-        opacity: float,
-        normalize: str,
-        progress: gr.Progress = _PROGRESS,
-    ) -> tuple[str, str, str, str, dict[str, Any]]:
-        """Shows where people look in a video or picture.
-
-        Returns the annotated video (H.264 mp4; PNG for a picture), the heat map alone, the raw maps (npz: `maps`,
-        float16 (frames, 192, 256), and `time_seconds`), a table with a line for each frame (csv), and a summary whose
-        `job` is what /render wants.
-        """
-        with clean_errors():
-            if not file:
-                raise InputError("There is no file: give a video or a picture.")
-            job = self.store.create(Path(file))
-            try:
-                with self.store.using(job.name):
-                    job.model = model
-                    look = Look.of(style, colormap, opacity, normalize)
-                    progress(0, desc="Reading the file")
-                    for step in analyse(job, self.models.get(model), self.limits, look):
-                        progress((step.done, step.total), desc="Looking", unit="frames")
-                    result, heat = self._both(job, look)
-            except BaseException:
-                self.store.discard(job.name)
-                raise
-            return str(result.path), str(heat.path), str(job.maps), str(job.table), summary(job)
-
-    def render(self, job: str, style: str, colormap: str, opacity: float, normalize: str) -> tuple[str, str]:
-        """Draws a video that /annotate has seen in another way, from the kept maps, without running the model again.
-
-        Returns the annotated video and the heat map alone. Files are kept for half an hour after their last use.
-        """
-        with clean_errors(), self.store.using(job) as kept:
-            result, heat = self._both(kept, Look.of(style, colormap, opacity, normalize))
-            return str(result.path), str(heat.path)
-
-    def _both(self, job: Job, look: Look) -> tuple[Rendered, Rendered]:
-        return finish(render(job, look)), finish(render(job, Look.of("heatmap", look.colormap, 1, look.normalize)))
-
-
-_NOTHING = tuple(gr.DownloadButton(value=None, interactive=False, render=False) for _ in range(4))
-
-
-def _file(path: Path | None) -> Any:
-    return gr.DownloadButton(value=str(path), interactive=True)
+def _labelled(values: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(_LABELS.get(value, value.replace("-", " ").capitalize()), value) for value in values]
 
 
 # ---- the page
@@ -304,6 +66,7 @@ def _file(path: Path | None) -> Any:
 
 def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
     """The page, and its list of models, which grows once it is known what is here."""
+    limits, default = actions.limits, actions.models.default
     with gr.Blocks(title="Where do people look? · tinyhd", delete_cache=CACHE_SECONDS, analytics_enabled=False) as page:
         gr.HTML(
             "<h1>Where do people look?</h1><p>tinyhd predicts where people look in a video, frame by frame.</p>",
@@ -330,42 +93,57 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
                         )
                         # as recorded: Gradio would have an ffmpeg command take the sound out
                         camera.preprocess = lambda recorded: recorded and recorded.path
-                gr.Markdown(actions.limits.sentence(), elem_id="limits")
+                gr.Markdown(limits.sentence(), elem_id="limits")
                 with gr.Row(elem_id="examples"):
                     clip = gr.Button("Example video", elem_id="example-video", elem_classes="th-example", min_width=100)
                     photo = gr.Button(
                         "Example photo", elem_id="example-photo", elem_classes="th-example", min_width=100
                     )
                 with gr.Group(elem_id="settings"):
-                    style = gr.Radio(STYLES, value="overlay", label="Style", elem_id="style")
-                    opacity = gr.Slider(0, 1, DEFAULT_OPACITY["overlay"], step=0.05, label="Opacity", elem_id="opacity")
-                    colormap = gr.Dropdown(COLORMAPS, value=DEFAULT_COLORMAP, label="Colours", elem_id="colormap")
+                    style = gr.Radio(
+                        _labelled(_CHOICES["style"].allowed),
+                        value=_DEFAULT.style,
+                        label="Style",
+                        elem_id="style",
+                    )
+                    colormap = gr.Dropdown(list(COLORMAPS), value=_DEFAULT.colormap, label="Colors", elem_id="colormap")
                     normalize = gr.Radio(
-                        NORMALIZATIONS,
-                        value="frame",
-                        label="Normalise to",
+                        _labelled(_CHOICES["normalize"].allowed),
+                        value=_DEFAULT.normalize,
+                        label="Full attention is",
                         elem_id="normalize",
                     )
-                    model = gr.Dropdown([DEFAULT_MODEL], value=DEFAULT_MODEL, label="Model", elem_id="model")
+                    model = gr.Dropdown([default], value=default, label="Model", elem_id="model")
             with gr.Column(scale=3, min_width=320, elem_id="right"):
+                with gr.Row(elem_id="look"):
+                    preset = gr.Radio(
+                        list(PRESETS), value=next(iter(PRESETS)), label="Show as", elem_id="preset", scale=3
+                    )
+                    opacity = gr.Slider(
+                        _CHOICES["opacity"].minimum,
+                        _CHOICES["opacity"].maximum,
+                        _DEFAULT.effective_opacity,
+                        step=0.05,
+                        label="Opacity",
+                        elem_id="opacity",
+                        min_width=200,
+                    )
                 player = gr.HTML(
                     value=idle(),
-                    html_template=(_PAGE / "player.html").read_text("utf-8"),
-                    js_on_load=(_PAGE / "player.js").read_text("utf-8"),
+                    html_template=(_PAGE / "player.html").read_text("utf-8").replace("DEFINITION", FOCUS_DEFINITION),
+                    js_on_load=f"const TABLES = {_color_tables()};\n" + (_PAGE / "player.js").read_text("utf-8"),
                     apply_default_css=False,
                     elem_id="player",
                 )
-                stop = gr.Button("Stop", size="sm", elem_id="stop")
+                with gr.Row(elem_id="after"):
+                    again = gr.Button("Try again", size="sm", elem_id="again", min_width=120)
+                    trim = gr.Button("Use the beginning", size="sm", elem_id="trim", min_width=160)
+                    stop = gr.Button("Stop", size="sm", elem_id="stop", min_width=100)
                 with gr.Row(elem_id="downloads"):
-                    files = [
-                        gr.DownloadButton(label, size="sm", interactive=False, min_width=120, elem_id=f"download-{key}")
-                        for key, label in {
-                            "overlay": "↓ Result",
-                            "heatmap": "↓ Heat map",
-                            "maps": "↓ Raw maps (npz)",
-                            "stats": "↓ Numbers (csv)",
-                        }.items()
-                    ]
+                    files = {
+                        kind: gr.Button(label, size="sm", min_width=120, elem_id=f"download-{kind}")
+                        for label, kind in _DOWNLOADS.items()
+                    }
         gr.HTML(
             "<p>Examples: <i>Big Buck Bunny</i>, © 2008 Blender Foundation, www.bigbuckbunny.org, CC BY 3.0. What the "
             "model shows is a guess of where many people would look, not where any one person did.</p>",
@@ -373,37 +151,28 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
         )
         job = gr.State("", time_to_live=CACHE_SECONDS[1], delete_callback=actions.store.discard)
         look = [style, colormap, opacity, normalize]
-        shown = [player, job, *files]
+        shown = [player, job]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        seeing: dict[str, Any] = {
-            "concurrency_id": "model",
-            "concurrency_limit": 1,
-            "trigger_mode": "multiple",
-            **quiet,
-        }
-        drawing: dict[str, Any] = {"concurrency_id": "drawing", "concurrency_limit": 1, **quiet}
+        # any number at a time for Gradio: `Actions` has a queue of its own, in which visitors see their place
+        work: dict[str, Any] = {"concurrency_limit": None, **quiet}
 
-        starts = [
-            file.upload(actions.see, [file, model, *look, job], shown, **seeing),
-            camera.stop_recording(actions.see, [camera, model, *look, job], shown, **seeing),
-            model.input(actions.see_again, [model, *look, job], shown, **seeing),
+        running = [
+            file.upload(actions.analyze, [file, model, *look, job], shown, **work),
+            camera.stop_recording(actions.analyze, [camera, model, *look, job], shown, **work),
+            model.input(actions.analyze_again, [gr.State(False), model, *look, job], shown, **work),
+            again.click(actions.analyze_again, [gr.State(False), model, *look, job], shown, **work),
+            trim.click(actions.analyze_again, [gr.State(True), model, *look, job], shown, **work),
         ]
         for button, path in ((clip, _VIDEO_EXAMPLE), (photo, _PICTURE_EXAMPLE)):
-            example = gr.State(str(path))
-            starts.append(button.click(actions.see, [example, model, *look, job], shown, **seeing))
-        for start in starts:
-            # also draws what was changed meanwhile
-            start.success(actions.redraw, [job, *look], shown, **drawing)
-        gr.on(
-            [style.input, colormap.input, opacity.release, normalize.input],
-            actions.redraw,
-            [job, *look],
-            shown,
-            trigger_mode="always_last",
-            **drawing,
-        )
-        stop.click(actions.forget, [job], shown, cancels=starts, queue=False, **quiet)
+            running.append(button.click(actions.analyze, [gr.State(str(path)), model, *look, job], shown, **work))
+        for kind, button in files.items():
+            running.append(button.click(actions.download, [gr.State(kind), *look, job], shown, **work))
+        stop.click(actions.stop, [job], shown, cancels=running, queue=False, **quiet)
         file.clear(actions.forget, [job], shown, queue=False, **quiet)
+
+        preset.input(_apply_preset, [preset], look, queue=False, **quiet)
+        style.input(_apply_style, [style], [opacity, colormap, preset], queue=False, **quiet)
+        gr.on([page.load, *(control.change for control in look)], None, look, None, js=_TELL_PLAYER, **quiet)
 
         _add_api(actions, file, model, look)
         refuse_addresses(file)
@@ -411,12 +180,43 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
     return page, model
 
 
+_TELL_PLAYER = "(style, colormap, opacity, normalize) => window.tinyhd?.look({ style, colormap, opacity, normalize })"
+"""The page draws by itself: nothing is asked of the server when the look changes."""
+
+
+def _apply_preset(name: str) -> tuple[Any, ...]:
+    render = PRESETS[name]
+    opacity, colormap, _ = _apply_style(render.style, render.effective_opacity)
+    return render.style, colormap, opacity, render.normalize
+
+
+def _apply_style(style: str, opacity: float | None = None) -> tuple[Any, Any, Any]:
+    """The controls that a style uses, and the preset that it is."""
+    value = DEFAULT_OPACITY[style] if opacity is None else opacity
+    preset = next((name for name, render in PRESETS.items() if render.style == style), None)
+    return (
+        gr.Slider(value=value, interactive=style != "heatmap"),
+        gr.Dropdown(interactive=style != "spotlight"),
+        gr.Radio(value=preset),
+    )
+
+
+def _color_tables() -> str:
+    """For each style and color map the 256 colors with alpha at full opacity, as `color_table` has them: JSON."""
+
+    def table(style: str, colormap: str) -> str:
+        rgba = color_table(RenderOptions(style=style, colormap=colormap, opacity=1.0))
+        return base64.b64encode(np.rint(255 * rgba).astype(np.uint8).tobytes()).decode()
+
+    return json.dumps({style: {name: table(style, name) for name in COLORMAPS} for style in _CHOICES["style"].allowed})
+
+
 def _add_api(actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any]) -> None:
     """Named endpoints; their inputs are the page's, with types, names and allowed values."""
     with gr.Row(visible=False):
         name = gr.Textbox(label="job")
         overlay, heatmap = gr.File(label="Annotated video or picture"), gr.File(label="Heat map")
-        maps, table = gr.File(label="Raw maps"), gr.File(label="Numbers")
+        maps, table = gr.File(label="Raw maps"), gr.File(label="Statistics")
         facts = gr.JSON(label="Summary")
         button = gr.Button()
     gr.on(
@@ -425,8 +225,7 @@ def _add_api(actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any
         [file, model, *look],
         [overlay, heatmap, maps, table, facts],
         api_name="annotate",
-        concurrency_id="model",
-        concurrency_limit=1,
+        concurrency_limit=None,
     )
     gr.on(
         [button.click],
@@ -434,17 +233,19 @@ def _add_api(actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any
         [name, *look],
         [overlay, heatmap],
         api_name="render",
-        concurrency_id="drawing",
-        concurrency_limit=1,
+        concurrency_limit=None,
     )
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _style_sheet() -> str:
     shade = "linear-gradient(#0000 30%, #000a)"
     pictures = {"example-video": "clip.jpg", "example-photo": "bunny.jpg"}
     rules = [
-        f"#{name} {{ background-image: {shade}, url({_data_uri((_PAGE / file).read_bytes())}); }}"
-        for name, file in pictures.items()
+        f"#{name} {{ background-image: {shade}, url({_data_uri(_PAGE / file)}); }}" for name, file in pictures.items()
     ]
     return (_PAGE / "page.css").read_text("utf-8") + "\n".join(rules)
 
@@ -470,13 +271,15 @@ def serving(
     limits: Limits | None = None,
     login: tuple[str, str] | None = None,
     models: Models | None = None,
+    mcp: bool = False,
 ) -> Iterator[str]:
     """Serve the page while the body runs; gives its address. Afterwards no file is left.
 
     Args:
         host, port: where to listen; port 0: any free one.
         login: (user, password) that visitors must give.
-        models: what loads networks.
+        models: what loads models.
+        mcp: serve the API as tools of the Model Context Protocol too.
 
     Raises:
         OSError: the port is taken.
@@ -489,7 +292,7 @@ def serving(
         try:
             limits = limits or Limits()
             page, model_list = build_page(Actions(store, models, limits))
-            page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
+            page.queue(default_concurrency_limit=1, api_open=False)
             _, address, _ = page.launch(
                 server_name=host,
                 server_port=port or _free_port(host),
@@ -511,13 +314,13 @@ def serving(
                 inbrowser=False,
                 ssr_mode=False,
                 pwa=False,
-                mcp_server=False,
+                mcp_server=mcp,
                 quiet=True,
                 prevent_thread_lock=True,
                 state_session_capacity=500,
             )
             store.prune_every(PRUNE_SECONDS)
-            # not at once: loading PyTorch takes the computer from the page that is being opened
+            # not at once: it takes the computer from the page that is being opened
             warming = threading.Timer(WARM_UP_AFTER_SECONDS, _warm_up, (page, models, model_list))
             warming.daemon = True
             warming.start()

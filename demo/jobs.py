@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tinyhd.applications.moments import Peak
 from tinyhd.errors import InputError
+from tinyhd.saliency.focus import FocusCurve
 from tinyhd.saliency.stats import FrameStats
+from tinyhd.saliency.track import TrackInfo
 from tinyhd.video.frame import VideoInfo
 
 
@@ -31,37 +34,53 @@ class Job:
     """The video or picture."""
     stem: str
     """What names of downloads start with."""
+    end: float | None = None
+    """Only so many seconds of it are looked at; None: all."""
+    trim: float = 0.0
+    """As much of it, in seconds, as is taken where it is too long; 0: it was not."""
     info: VideoInfo | None = None
     model: str = ""
     original: Path | None = None
-    """What a browser plays as the original: the source, or a copy where browsers do not know the source's kind."""
+    """What a browser plays as the original: the source, or a copy where browsers do not play the source as it is."""
     is_copy: bool = False
-    maps: Path | None = None
-    table: Path | None = None
     stats: list[FrameStats] = field(default_factory=list)
-    cuts: set[int] = field(default_factory=set)
-    """Numbers of the frames where a shot starts."""
-    value_range: tuple[float, float] = (0.0, 0.0)
-    """Smallest and largest value of all maps."""
-    display_scale: float = 1.0
-    """The map value that is full attention where nothing is measured."""
+    track: TrackInfo | None = None
+    map_shape: tuple[int, ...] = (0, 0)
+    """(h, w) of the maps that the page gets."""
     warnings: list[str] = field(default_factory=list)
-    thumbnails: dict[int, bytes] = field(default_factory=dict)
-    """JPEG pictures of the frames of interest, by number."""
-    rendered: dict[object, Path] = field(default_factory=dict)
-    """Finished videos or pictures by how they look."""
+    curve: FocusCurve | None = None
+    """Focus over time."""
+    moments: list[tuple[Peak, bytes]] = field(default_factory=list)
+    """The most attended ones, with an image of each, JPEG."""
+    files: dict[object, Path] = field(default_factory=dict)
+    """Files made for downloading, by kind and options."""
     lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while `rendered` changes."""
+    """Held while `files` changes."""
+
+    @property
+    def track_file(self) -> Path:
+        """Where what the model saw is kept."""
+        return self.folder / f"{self.stem}.track.npz"
+
+    @property
+    def table(self) -> Path:
+        """Where the statistics of each frame are kept."""
+        return self.folder / f"{self.stem}.stats.csv"
+
+    @property
+    def browser_maps(self) -> Path:
+        """Where the maps lie as the page takes them; see `work.write_browser_maps`."""
+        return self.folder / "maps.bin"
 
     def facts(self) -> VideoInfo:
         """`info` once the job was looked at."""
         if self.info is None:
-            raise InputError("This video has not been looked at completely: give it again.")
+            raise InputError("The model has not looked at all of this video: give it again.")
         return self.info
 
     def ready(self) -> bool:
-        """Whether the maps of all frames are there."""
-        return self.maps is not None and self.maps.exists()
+        """Whether the model has looked at all of it."""
+        return self.track is not None
 
 
 class JobStore:

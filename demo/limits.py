@@ -41,24 +41,39 @@ class Limits:
                 "cut the video shorter or compress it more."
             )
 
-    def check_video(self, info: VideoInfo) -> None:
-        """Raises `InputError` for what the header says: too long, or pictures too large."""
+    def check_video(self, info: VideoInfo, end: float | None = None) -> None:
+        """Raises `InputError` for what the header says: frames too large; `TooLongError` unless there is an `end`."""
         if info.width * info.height > self.pixels:
             raise InputError(
                 f"The picture has {info.width}x{info.height} pixels, which is too large here: scale it to 4K or less."
             )
+        if end is not None:
+            return
         if info.duration_seconds is not None and info.duration_seconds > self.seconds:
-            raise self._too_long(f"is {info.duration_seconds:.0f} seconds long")
+            raise self._too_long(f"is {info.duration_seconds:.0f} seconds long", info)
         if info.frame_count is not None:
-            self.check_frames(info.frame_count)
+            self.check_frames(info.frame_count, info)
 
-    def check_frames(self, count: int) -> None:
-        """Raises `InputError` for too many frames, whatever the header said."""
+    def check_frames(self, count: int, info: VideoInfo) -> None:
+        """Raises `TooLongError` for too many frames, whatever the header said."""
         if count > self.frames:
-            raise self._too_long(f"has more than {self.frames} frames")
+            raise self._too_long(f"has more than {self.frames} frames", info)
 
-    def _too_long(self, what: str) -> InputError:
-        return InputError(f"The video {what}; up to {self.seconds:g} seconds are taken here: cut it shorter.")
+    def _too_long(self, what: str, info: VideoInfo) -> "TooLongError":
+        rate = float(info.frame_rate or self.frame_rate)
+        error = TooLongError(f"The video {what}; up to {self.seconds:g} seconds are taken here: cut it shorter.")
+        error.seconds = min(self.seconds, max(1.0, self.frames / rate // 1))
+        return error
+
+
+class TooLongError(InputError):
+    """A video that is longer than what is taken.
+
+    Attributes:
+        seconds: how much of it could be taken.
+    """
+
+    seconds = 0.0
 
 
 # Quoted as repr() does it, with folders in front of the name: '/tmp/x/clip.mp4', "C:\\it's\\clip.mp4"

@@ -95,7 +95,7 @@ def _rewriting(send: Send) -> Callable[[Message], Any]:
 
 def refuse_addresses(component: Any) -> None:
     """Let a component of the page take uploaded files only: Gradio would download addresses that clients send."""
-    from demo.quick import gradio as gr
+    import gradio as gr
 
     move = component.async_move_resource_to_block_cache
 

@@ -1,5 +1,4 @@
-"""What happens to a video: the model looks at it once (`analyse`), and what it saw is drawn as often as wanted
-(`render`).
+"""What happens to a video: the model looks at it once (`analyze`), and files are made of what it saw (`make`).
 
 Both are generators that say how far they are, so that a page shows it and that closing them ends the work; nothing
 half-written stays.
@@ -10,58 +9,48 @@ import io
 import itertools
 import threading
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
 
+import tinyhd
 from demo.jobs import Job
-from demo.kept import read_maps
 from demo.limits import Limits
 from demo.moments import most_attended
-from tinyhd.errors import InputError
-from tinyhd.render.colors import DEFAULT_COLORMAP, DEFAULT_OPACITY
-from tinyhd.render.normalize import SmoothedRange, normalize_map
+from tinyhd.errors import OptionError
+from tinyhd.files import OUTPUT_TAG
+from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
+from tinyhd.pipeline.analyze import Progress, analysis
+from tinyhd.pipeline.annotate import annotate
+from tinyhd.render.grayscale import open_maps_writer
+from tinyhd.render.normalize import Normalizer, SmoothedRange
 from tinyhd.render.overlay import Overlay
+from tinyhd.saliency.focus import smoothed_curve
+from tinyhd.saliency.resize import MAP_HEIGHT, MAP_WIDTH
 from tinyhd.saliency.stats import StatsComputer
 from tinyhd.saliency.table import StatsWriter
-from tinyhd.saliency.writers import open_maps_writer
+from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import browser_plays
 from tinyhd.video.png import encode_png
-from tinyhd.video.reader import open_video
-from tinyhd.video.writer import VideoWriter, open_writer
-
-DEFAULT_MODEL = "tinyhd-m"
-MAP_SHAPE = (192, 256)
+from tinyhd.video.reader import open_video, probe
+from tinyhd.video.writer import open_writer
 
 REPORT_SECONDS = 0.2
 PICTURE_SECONDS = 0.5
 COPY_PIXELS = 1280
 """Longest side of the copy that is made of an original that not every browser plays."""
+KINDS = ("result", "heatmap", "maps", "stats")
+"""Of files for downloading."""
+
 _THUMBNAIL_SIDE, _PREVIEW_SIDE = 320, 640
-
-
-@dataclass(frozen=True)
-class Look:
-    """How maps are drawn; see `tinyhd.overlay`."""
-
-    style: str = "overlay"
-    colormap: str = DEFAULT_COLORMAP
-    opacity: float = DEFAULT_OPACITY["overlay"]
-    normalize: str = "frame"
-
-    @classmethod
-    def of(cls, style: str, colormap: str, opacity: float, normalize: str) -> "Look":
-        """A look without what its style does not use, so that what looks the same is the same."""
-        if style == "heatmap":
-            opacity = 1
-        if style == "spotlight":
-            colormap = DEFAULT_COLORMAP
-        return cls(style, colormap, round(float(opacity), 3), normalize)
+_BROWSER_WIDTH = 64
+"""Maps are sent to browsers no wider: that of the embedded model's."""
 
 
 @dataclass(frozen=True)
@@ -69,122 +58,128 @@ class Step:
     """How far the work is."""
 
     phase: str
-    """looking or drawing."""
+    """looking or encoding."""
     done: int
     total: int | None
     frames_per_second: float | None = None
     picture: bytes | None = None
-    """What is being seen, JPEG."""
-
-
-@dataclass
-class Rendered:
-    """A finished video or picture."""
-
-    path: Path
-    look: Look
-    thumbnails: dict[int, bytes] = field(default_factory=dict)
-    """JPEG pictures of the most attended moments, by number of the frame."""
+    """The frame at work, JPEG."""
 
 
 Steps = Generator[Step, None, None]
+T = TypeVar("T")
 
 
 class Models:
-    """Networks that are on this computer, each loaded when it is first used."""
+    """The models of one server, each loaded when it is first used."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: InferenceOptions | None = None) -> None:
+        """`options`: how all of them compute; the visitors choose among the models."""
+        self.options = options or InferenceOptions()
+        self.default = self.options.model or tinyhd.list_models()[0]
         self._loaded: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Any:
-        """The network. Raises `WeightsError` where it cannot be loaded."""
-        import tinyhd  # PyTorch takes longer to load than the page
-
+        """The backend. Raises `TinyHDError` where it cannot be loaded."""
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = tinyhd.load_model(name, "auto")
+                self._loaded[name] = tinyhd.open_backend(replace(self.options, model=name))
             return self._loaded[name]
 
     def warm_up(self) -> list[str]:
         """Load the default model and let it look once, so that the first visitor need not wait; the names of all
         models that are here without being fetched."""
-        import torch
-
-        from tinyhd.inference.backends import open_backend
-        from tinyhd.network.registry import MODELS, cache_folder
-
-        open_backend(self.get(DEFAULT_MODEL))(torch.zeros(1, 3, 16, *MAP_SHAPE))
-        return [name for name, info in MODELS.items() if info.url is None or (cache_folder() / info.file).is_file()]
+        self.get(self.default)(np.zeros((1, 3, 16, MAP_HEIGHT, MAP_WIDTH), np.float32))
+        return list(dict.fromkeys([self.default, *tinyhd.list_models(installed=True)]))
 
 
 # ---- looking
 
 
-def analyse(job: Job, network: Any, limits: Limits, look: Look) -> Steps:
-    """Let the model look at a job's file; fills in the job. `look` is for the pictures shown meanwhile.
+def analyze(job: Job, backend: Any, limits: Limits, render: RenderOptions, options: InferenceOptions) -> Steps:
+    """Let the model look at a job's file; fills in the job. `render` is for the pictures shown meanwhile.
 
     Raises:
         InputError: it cannot be read, or is more than the limits allow.
     """
-    from tinyhd.inference.predict import predict_video
-    from tinyhd.network.config import TinyHDConfig
-    from tinyhd.network.model import TinyHD
-
     limits.check_size(job.source)
+    info = probe(job.source)
+    limits.check_video(info, job.end)
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(open_video(job.source))
-        info = reader.info
-        limits.check_video(info)
-        report = _Reporter("looking", info, info.frame_count)
         with open_video(job.source) as first:
-            yield report.step(0, _jpeg(next(first).image, info, _PREVIEW_SIDE))
-
-        maps = stack.enter_context(
-            open_maps_writer(job.folder / f"{job.stem}.maps.npz", info, MAP_SHAPE, overwrite=True)
+            preview = _jpeg(next(first).image, info, _PREVIEW_SIDE)
+        run = stack.enter_context(
+            analysis(job.source, inference=options, backend=backend, end=job.end, keep=job.track_file, overwrite=True)
         )
-        table = stack.enter_context(StatsWriter(job.folder / f"{job.stem}.stats.csv", overwrite=True))
-        copy = _copy_of_original(job, info, stack)
+        report = _Reporter("looking", run.expected_frames)
+        yield report.step(0, preview)
+        table = stack.enter_context(StatsWriter(job.table, overwrite=True))
+        copy = None
+        if not info.is_still and not browser_plays(info, same_times=True):
+            target, encoder = job.folder / "original.mp4", EncoderOptions()
+            writer = open_writer(target, info, size=_copy_size(info), options=encoder, overwrite=True)
+            copy = stack.enter_context(writer)
         compute = StatsComputer(info.width, info.height, float(info.sample_aspect_ratio))
-        draw, shown_range = (
-            Overlay(info, style=look.style, colormap=look.colormap, opacity=look.opacity),
-            SmoothedRange(),
-        )
-        stats, cuts, low, high = [], set(), np.inf, -np.inf
-        for frame, saliency, is_cut in predict_video(reader, network):
-            limits.check_frames(frame.index + 1)
-            maps.write(frame, saliency)
+        draw, normalize = Overlay(info, render), Normalizer(render.normalize, run.display_scale)
+        smoothed = SmoothedRange()
+        stats, ranges = [], []
+        for frame, saliency, is_cut in run:
+            limits.check_frames(run.frames, info)
             numbers = compute(saliency, frame.index, frame.time_seconds)
             table.write(numbers)
             stats.append(numbers)
-            if is_cut:
-                cuts.add(frame.index)
-            low, high = min(low, float(saliency.min())), max(high, float(saliency.max()))
+            ranges.append(smoothed(saliency, frame.time_seconds, is_cut))
             if copy:
                 copy.write(frame.image.reformat(*_copy_size(info)), frame.time)
             elif info.is_still:
-                _write_png(job.folder / "original.png", frame.image)
-            value_range = shown_range(saliency, frame.time_seconds, is_cut)
+                (job.folder / "original.png").write_bytes(encode_png(frame.image.to_ndarray(format="rgb24")))
+            shown = normalize(saliency, frame.time_seconds, is_cut)
             if report.is_due():
-                picture = None
-                if report.wants_picture():
-                    picture = _jpeg(draw(frame.image, normalize_map(saliency, value_range)), info, _PREVIEW_SIDE)
-                yield report.step(frame.index + 1, picture)
-        job.warnings = list(reader.warnings)
-    config = network.config if isinstance(network, TinyHD) else TinyHDConfig()
-    job.info, job.stats, job.cuts = info, stats, cuts
-    job.maps, job.table = maps.path, table.path
-    job.value_range, job.display_scale = (low, high), config.display_scale
+                picture = _jpeg(draw(frame.image, shown), info, _PREVIEW_SIDE) if report.wants_picture() else None
+                yield report.step(run.frames, picture)
+    job.info, job.stats = info, stats
     job.is_copy = copy is not None
     job.original = copy.path if copy else job.folder / "original.png" if info.is_still else job.source
+    write_browser_maps(job, ranges)
+    with SaliencyTrack(job.track_file) as track:
+        job.track = track.info
+        job.curve = smoothed_curve([s.time_seconds for s in stats], [s.focus for s in stats], track.cuts)
+    if not info.is_still:
+        job.moments = [(peak, _thumbnail(job, peak.time_seconds)) for peak in most_attended(job.curve)]
+    job.warnings = list(job.track.warnings)
     yield report.step(len(stats))
 
 
-def _copy_of_original(job: Job, info: VideoInfo, stack: contextlib.ExitStack) -> VideoWriter | None:
-    if info.is_still or browser_plays(info, same_times=True):
-        return None
-    writer = open_writer(job.folder / "original.mp4", info, size=_copy_size(info), overwrite=True)
-    return stack.enter_context(writer)
+def write_browser_maps(job: Job, ranges: Sequence[tuple[float, float]]) -> None:
+    """Keep the maps of all frames for the page, which draws them over the original itself.
+
+    The file holds, for each of N frames, four float32: time in seconds, largest value of its map, and the smoothed
+    range (`ranges`) that is drawn from none to full attention; then uint8 (N, h, w), 255 for a map's largest value.
+    """
+    heads, levels = np.empty((len(job.stats), 4), np.float32), []
+    with SaliencyTrack(job.track_file) as track:
+        times = [numbers.time_seconds for numbers in job.stats]
+        for k, saliency in enumerate(track.own_maps_at(times)):
+            saliency = _narrowed(saliency)
+            peak = float(saliency.max())
+            heads[k] = (times[k], peak, *ranges[k])
+            levels.append(np.rint(saliency * (255 / peak if peak > 0 else 0)).astype(np.uint8))
+    job.map_shape = levels[0].shape
+    with job.browser_maps.open("wb") as file:
+        file.write(heads.tobytes())
+        for level in levels:
+            file.write(level.tobytes())
+
+
+def _narrowed(saliency: np.ndarray) -> np.ndarray:
+    """A map of at most `_BROWSER_WIDTH` columns: means of squares of pixels."""
+    height, width = saliency.shape
+    factor = -(-width // _BROWSER_WIDTH)
+    rows, columns = height // factor, width // factor
+    squares = saliency[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    result: np.ndarray = squares.mean((1, 3))
+    return result
 
 
 def _copy_size(info: VideoInfo) -> tuple[int, int]:
@@ -193,97 +188,112 @@ def _copy_size(info: VideoInfo) -> tuple[int, int]:
     return max(2, round(info.width * scale / 2) * 2), max(2, round(info.height * scale / 2) * 2)
 
 
-# ---- drawing
+# ---- files for downloading
 
 
-def render(job: Job, look: Look) -> Generator[Step, None, Rendered]:
-    """Draw a job's kept maps; no model is needed. The last looks are kept and cost nothing to come back to.
+def make(job: Job, kind: str, render: RenderOptions) -> Generator[Step, None, Path]:
+    """A file of one of `KINDS`, made from the track; no model is needed. The last ones are kept.
 
     Raises:
         OptionError: a value that is not allowed.
         InputError: the job is not ready.
     """
-    done = job.rendered.get(look)
-    if done is not None and done.path.exists():
-        return done
     info = job.facts()
-    if not job.ready():
-        raise InputError("This video has not been looked at completely: give it again.")
-    wanted = {moment.frame for moment in most_attended(job.stats)}
-    draw = Overlay(info, style=look.style, colormap=look.colormap, opacity=look.opacity, for_video=not info.is_still)
-    kind = "heatmap" if look.style == "heatmap" else "saliency"
-    folder = job.folder / f"look-{next(_NUMBERS)}"
+    if kind == "stats":
+        return job.table
+    if kind not in KINDS:
+        raise OptionError(f"there is no file {kind!r}; it must be one of {', '.join(KINDS)}.")
+    if kind == "heatmap":
+        render = replace(render, style="heatmap", opacity=None)
+    key = kind if kind == "maps" else (kind, canonical(render))
+    if key in job.files:
+        return job.files[key]
+    folder = job.folder / f"made-{next(_NUMBERS)}"
     folder.mkdir()
-    result = Rendered(folder / f"{job.stem}.{kind}.{'png' if info.is_still else 'mp4'}", look)
-    report = _Reporter("drawing", info, len(job.stats))
-    with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(open_video(job.source))
-        writer = None
-        if not info.is_still:
-            writer = stack.enter_context(open_writer(result.path, info, size=draw.size))
-        for frame, shown in _shown_maps(job, look, reader):
-            picture = draw(frame.image, shown)
-            if writer:
-                writer.write(picture, frame.time)
-            else:
-                _write_png(result.path, picture)
-            if frame.index in wanted:
-                result.thumbnails[frame.index] = _jpeg(picture, info, _THUMBNAIL_SIDE)
-            if report.is_due():
-                yield report.step(frame.index + 1)
+    picture = ".png" if info.is_still else ".mp4"
+    tag = {"result": f"{OUTPUT_TAG}{picture}", "heatmap": f".heatmap{picture}", "maps": ".maps.npz"}[kind]
+    target = folder / f"{job.stem}{tag}"
+    work = _write_maps if kind == "maps" else _draw
+    yield from _in_steps(len(job.stats), lambda progress: work(job, target, render, progress))
     with job.lock:
-        job.rendered[look] = result
-        _forget_old(job)
-    return result
+        job.files[key] = target
+        while len(job.files) > _FILES_KEPT:
+            old = job.files.pop(next(iter(job.files)))
+            old.unlink(missing_ok=True)
+            old.parent.rmdir()
+    return target
 
 
-def finish(steps: Generator[Step, None, Rendered]) -> Rendered:
+_NUMBERS = itertools.count()
+_FILES_KEPT = 8
+
+
+def canonical(render: RenderOptions) -> RenderOptions:
+    """The options without what their style does not use, so that what looks the same is the same."""
+    opacity = None if render.style == "heatmap" else round(render.effective_opacity, 3)
+    colormap = RenderOptions().colormap if render.style == "spotlight" else render.colormap
+    return replace(render, opacity=opacity, colormap=colormap)
+
+
+def _draw(job: Job, target: Path, render: RenderOptions, progress: Progress) -> None:
+    annotate(job.source, target, render=render, track=job.track_file, end=job.end, progress=progress)
+
+
+def _write_maps(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
+    with (
+        SaliencyTrack(job.track_file) as track,
+        analysis(job.source, track=track, end=job.end) as run,
+        open_maps_writer(target, run.info, (MAP_HEIGHT, MAP_WIDTH)) as maps,
+    ):
+        for frame, saliency, _ in run:
+            maps.write(frame, saliency)
+            progress(run.frames, run.expected_frames)
+
+
+def finish(steps: Generator[Step, None, T]) -> T:
     """Do all steps at once."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            result: Rendered = end.value
+            result: T = end.value
             return result
 
 
-_NUMBERS = itertools.count()
-_LOOKS_KEPT = 6
+class _ClosedError(Exception):
+    """Nobody waits for the work any more."""
 
 
-def _forget_old(job: Job) -> None:
-    """Remove all but the last looks; browsers may still be playing these."""
-    while len(job.rendered) > _LOOKS_KEPT:
-        old = job.rendered.pop(next(iter(job.rendered)))
-        old.path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            old.path.parent.rmdir()
+def _in_steps(total: int, work: Callable[[Progress], None]) -> Steps:
+    """Do work that calls a function in a thread, and say how far it is; closing the generator ends it."""
+    closed, report, done = threading.Event(), _Reporter("encoding", total), 0
 
+    def progress(now: int, _: int | None) -> None:
+        nonlocal done
+        done = now
+        if closed.is_set():
+            raise _ClosedError
 
-def _shown_maps(job: Job, look: Look, reader: Any) -> Iterator[tuple[Any, np.ndarray]]:
-    """Frames, and their maps in [0, 1]."""
-    smoothed = SmoothedRange()
-    for frame, saliency in itertools.zip_longest(reader, read_maps(job.maps)):
-        if frame is None or saliency is None:
-            raise InputError("The kept maps do not belong to this video: give it again.")
-        if look.normalize == "video":
-            value_range = job.value_range
-        elif look.normalize == "none":
-            value_range = (0.0, job.display_scale)
-        else:
-            value_range = smoothed(saliency, frame.time_seconds, frame.index in job.cuts)
-        yield frame, normalize_map(saliency, value_range)
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(work, progress)
+        try:
+            while not wait([task], REPORT_SECONDS).done:
+                yield report.step(done)
+        finally:
+            closed.set()
+        task.result()
 
 
 # ---- pictures and progress
 
 
-def _write_png(path: Path, image: av.VideoFrame) -> None:
-    path.write_bytes(encode_png(image.to_ndarray(format="rgb24")))
+def _thumbnail(job: Job, seconds: float) -> bytes:
+    with open_video(job.source, max(0.0, seconds - 1e-4)) as reader:
+        return _jpeg(next(reader).image, reader.info, _THUMBNAIL_SIDE)
 
 
 def _jpeg(image: av.VideoFrame, info: VideoInfo, side: int) -> bytes:
-    """A small picture, as it looks (pixels made square), as JPEG."""
+    """A small image, as it looks (pixels made square), as JPEG."""
     width, height = image.width * float(info.sample_aspect_ratio), float(image.height)
     scale = min(1.0, side / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -296,7 +306,7 @@ def _jpeg(image: av.VideoFrame, info: VideoInfo, side: int) -> bytes:
 class _Reporter:
     """Says how far the work is, not too often."""
 
-    def __init__(self, phase: str, info: VideoInfo, total: int | None) -> None:
+    def __init__(self, phase: str, total: int | None) -> None:
         self._phase, self._total = phase, total
         self._began = self._reported = time.monotonic()
         self._pictured = 0.0
@@ -314,4 +324,5 @@ class _Reporter:
         if done == 0:
             self._began = now
         rate = done / (now - self._began) if done and now > self._began else None
-        return Step(self._phase, done, self._total, rate, picture)
+        total = self._total if self._total is None or self._total >= done else None  # the header was wrong
+        return Step(self._phase, done, total, rate, picture)

@@ -25,6 +25,8 @@ CODECS = ("h264", "hevc", "av1", "vp9")
 PADDINGS = ("none", "blur", "color")
 DEVICE_PATTERN = r"auto|cpu|cuda(:\d+)?|mps"
 
+COLORMAPS = ("turbo", "inferno", "magma", "viridis", "jet", "hot", "gray")
+"""Those that forms offer; any other name of cmap is taken too."""
 DEFAULT_COLORMAP = "turbo"
 DEFAULT_OPACITY = {"overlay": 0.55, "side-by-side": 0.55, "spotlight": 0.75, "heatmap": 1.0}
 MAX_WORKERS = 256

@@ -1,8 +1,6 @@
 """The demo without a browser: limits, kept files, looking, drawing, what the player is told, and the safety net."""
 
 import json
-import shutil
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +11,23 @@ if not REQUIRE_ALL:
     pytest.importorskip("gradio", reason="the demo's extra is not installed")
 
 import av
-from fakes import SCALE, GrayModel, as_picture
+import gradio as gr
+from fakes import GrayModel, as_picture
 from makers import WIDTH, external_reference, make_video, playlist, read_barcode, rotated, still
 
 from demo import work
 from demo.__main__ import login_from
-from demo.app import Actions, ready, working
-from demo.jobs import Job, JobStore
-from demo.kept import read_maps
-from demo.limits import Limits, public_sentence
-from demo.moments import most_attended, plot_lines
+from demo.actions import Actions, ready, working
+from demo.jobs import JobStore
+from demo.limits import Limits, TooLongError, public_sentence
+from demo.moments import most_attended, plot_line
 from demo.offline import without_foreign_addresses
-from demo.quick import gradio as gr
-from demo.work import Look, Models, Step, analyse, finish, render
-from tinyhd.errors import InputError
-from tinyhd.saliency.stats import FrameStats
+from demo.waiting import WaitingLine
+from demo.work import Models, Step, analyze, canonical, finish, make
+from tinyhd.errors import InputError, OptionError
+from tinyhd.options import InferenceOptions, RenderOptions
+from tinyhd.saliency.focus import smoothed_curve
+from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.playback import browser_plays
 from tinyhd.video.reader import open_video, probe, read_frames
 
@@ -44,6 +44,8 @@ def store(tmp_path):
 class StubModels:
     """`Models` with a model that costs nothing and counts how often it was asked for."""
 
+    options, default = InferenceOptions(), "tinyhd-m"
+
     def __init__(self):
         self.model = GrayModel()
 
@@ -57,7 +59,7 @@ class StubModels:
 def looked_at(store, path, limits=None):
     """A job whose maps are kept, and its steps."""
     job = store.create(path)
-    steps = list(analyse(job, GrayModel(), limits or Limits(), Look()))
+    steps = list(analyze(job, GrayModel(), limits or Limits(), RenderOptions(), InferenceOptions()))
     return job, steps
 
 
@@ -79,13 +81,13 @@ def test_limits_say_what_is_wrong(tmp_path):
 
 
 def test_limit_of_frames_holds_whatever_the_header_says(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(Limits, "check_video", lambda self, info: None)
+    monkeypatch.setattr(Limits, "check_video", lambda *_: None)
     video = make_video(tmp_path / "x.mkv", 24)
     limits = Limits(seconds=10, frame_rate=1)
     assert limits.frames == 10
     job = store.create(video)
     with pytest.raises(InputError, match="more than 10 frames"):
-        list(analyse(job, GrayModel(), limits, Look()))
+        list(analyze(job, GrayModel(), limits, RenderOptions(), InferenceOptions()))
     assert not job.ready()
 
 
@@ -152,9 +154,9 @@ def test_the_model_that_comes_with_the_package(store):
     models = Models()
     assert "tinyhd-m" in models.warm_up()
     assert models.get("tinyhd-m") is models.get("tinyhd-m")
-    job = store.create(EXAMPLE.parents[2] / "demo" / "page" / "bunny.jpg")
-    list(analyse(job, models.get("tinyhd-m"), Limits(), Look()))
-    assert job.display_scale == models.get("tinyhd-m").config.display_scale
+    job = store.create(EXAMPLE.parents[1] / "demo" / "page" / "bunny.jpg")
+    list(analyze(job, models.get("tinyhd-m"), Limits(), RenderOptions(), InferenceOptions()))
+    assert job.track.display_scale == models.get("tinyhd-m").display_scale
     assert job.stats[0].peak > 0
 
 
@@ -165,19 +167,17 @@ def test_looking_keeps_maps_numbers_and_cuts_of_every_frame(store, tmp_path):
     assert steps[0].picture.startswith(b"\xff\xd8")
     assert (steps[-1].done, steps[-1].total) == (40, 40)
     assert steps[-1].frames_per_second > 0
-    maps = list(read_maps(job.maps))
+    with SaliencyTrack(job.track_file) as track:
+        maps = list(track.maps_at(track.times))
+        assert track.cuts.tolist() == [pytest.approx(0.8)]
     assert len(maps) == len(job.stats) == 40
     assert [read_barcode(as_picture(m)) for m in maps[:20]] == list(range(20))
-    assert job.cuts == {20}
-    low, high = job.value_range
-    assert low == pytest.approx(min(m.min() for m in maps), abs=1e-3)
-    assert high == pytest.approx(max(m.max() for m in maps), abs=1e-3)
     assert job.table.read_text().count("\n") == 41
     assert job.original == job.source
     assert not job.is_copy
 
 
-@pytest.mark.parametrize(("codec", "suffix"), [("libx265", ".mp4"), ("mpeg4", ".avi"), ("libx264", ".mkv")])
+@pytest.mark.parametrize(("codec", "suffix"), [("libx265", ".mp4"), ("mpeg4", ".avi")])
 def test_what_browsers_do_not_play_gets_a_copy(store, tmp_path, codec, suffix):
     video = make_video(tmp_path / f"clip{suffix}", 10, codec=codec)
     job, _ = looked_at(store, video)
@@ -185,25 +185,24 @@ def test_what_browsers_do_not_play_gets_a_copy(store, tmp_path, codec, suffix):
     with open_video(job.original) as copy:
         assert (copy.info.codec, copy.info.source_pix_fmt) == ("h264", "yuv420p")
         assert [read_barcode(frame.to_rgb()) for frame in copy] == list(range(10))
-    assert "do not play this kind of file" in json.loads(ready(job, finish(render(job, Look()))))["notes"][0]
+    assert "every browser plays" in json.loads(ready(job))["notes"][0]
 
 
-def test_a_turned_video_gets_an_upright_copy_with_its_times(store, tmp_path):
+def test_a_turned_video_is_played_as_it_is(store, tmp_path):
+    """Browsers turn it themselves."""
     job, _ = looked_at(store, rotated(tmp_path).path)
-    assert job.is_copy
-    frames = list(read_frames(job.original))
-    assert [read_barcode(frame.to_rgb()) for frame in frames] == list(range(24))
-    assert [frame.time for frame in frames] == [Fraction(k, 25) for k in range(24)]
+    assert not job.is_copy
+    assert json.loads(ready(job))["notes"] == []
 
 
 def test_closing_the_work_leaves_nothing_half_written(store, tmp_path):
     job = store.create(make_video(tmp_path / "clip.avi", 40, codec="mpeg4"))
-    steps = analyse(job, GrayModel(), Limits(), Look())
+    steps = analyze(job, GrayModel(), Limits(), RenderOptions(), InferenceOptions())
     next(steps)
     steps.close()
     assert [path.name for path in job.folder.iterdir()] == ["clip.avi"]
     with pytest.raises(InputError, match="give it again"):
-        finish(render(job, Look()))
+        finish(make(job, "result", RenderOptions()))
 
 
 @pytest.mark.parametrize("kind", ["hls", "concat"])
@@ -211,114 +210,132 @@ def test_playlists_are_refused_before_they_open_anything(store, tmp_path, kind):
     target = make_video(tmp_path / "secret.mp4", 4)
     job = store.create(playlist(tmp_path, kind, "video.mp4", str(target)))
     with pytest.raises(InputError, match="playlist"):
-        list(analyse(job, GrayModel(), Limits(), Look()))
+        list(analyze(job, GrayModel(), Limits(), RenderOptions(), InferenceOptions()))
     plain = store.create(playlist(tmp_path, kind, f"list.{'m3u8' if kind == 'hls' else 'txt'}", str(target)))
     with pytest.raises(InputError, match="playlist"):
-        list(analyse(plain, GrayModel(), Limits(), Look()))
+        list(analyze(plain, GrayModel(), Limits(), RenderOptions(), InferenceOptions()))
 
 
 def test_a_video_that_refers_to_another_file_shows_nothing_of_it(store, tmp_path):
     target = make_video(tmp_path / "secret.mp4", 4)
     job = store.create(external_reference(tmp_path, target))
     with pytest.raises(InputError):
-        list(analyse(job, GrayModel(), Limits(), Look()))
+        list(analyze(job, GrayModel(), Limits(), RenderOptions(), InferenceOptions()))
 
 
-# ---- drawing
+# ---- files for downloading
 
 
-def test_drawing_needs_no_model_and_looks_are_kept(store, tmp_path):
+def test_files_are_made_from_the_track_and_kept(store, tmp_path):
     job, _ = looked_at(store, make_video(tmp_path / "clip.mp4", 24, audio=["aac"]))
-    first = finish(render(job, Look()))
-    with av.open(str(first.path)) as made:
+    first = finish(make(job, "result", RenderOptions()))
+    with av.open(str(first)) as made:
         video = made.streams.video[0]
         assert (video.codec_context.name, video.codec_context.pix_fmt, video.width) == ("h264", "yuv420p", WIDTH)
         assert made.streams.audio
-    data = first.path.read_bytes()
+    data = first.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # faststart
-    assert set(first.thumbnails) == {moment.frame for moment in most_attended(job.stats)}
-    again = finish(render(job, Look()))
-    assert again is first
-    faint = finish(render(job, Look(opacity=0.1)))
-    assert faint.path != first.path
+    assert finish(make(job, "result", RenderOptions(opacity=0.55))) is first
+    faint = finish(make(job, "result", RenderOptions(opacity=0.1)))
+    assert faint != first
 
-    def distance(result):
-        pairs = zip(read_frames(job.source), read_frames(result.path), strict=True)
+    def distance(path):
+        pairs = zip(read_frames(job.source), read_frames(path), strict=True)
         return np.mean([np.abs(a.to_rgb().astype(float) - b.to_rgb()).mean() for a, b in pairs])
 
     assert distance(faint) < distance(first) / 2
+    with np.load(finish(make(job, "maps", RenderOptions()))) as archive:
+        assert [read_barcode(as_picture(m)) for m in archive["maps"].astype(np.float32)] == list(range(24))
+    with pytest.raises(OptionError, match="result, heatmap, maps, stats"):
+        finish(make(job, "everything", RenderOptions()))
 
 
-def test_old_looks_go(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "_LOOKS_KEPT", 2)
+def test_old_files_go(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "_FILES_KEPT", 2)
     job, _ = looked_at(store, make_video(tmp_path / "clip.mp4", 4))
-    results = [finish(render(job, Look(opacity=k / 10))) for k in range(4)]
-    assert [result.path.exists() for result in results] == [False, False, True, True]
+    results = [finish(make(job, "result", RenderOptions(opacity=k / 10))) for k in range(4)]
+    assert [result.exists() for result in results] == [False, False, True, True]
 
 
-def test_normalisation_by_video_is_not_that_by_frame(store, tmp_path):
-    """The second half is darker: by frame its white is full attention again, by video it is not."""
-    video = make_video(tmp_path / "clip.mp4", 40, transform=lambda rgb, k: rgb if k < 20 else rgb // 2)
-    job, _ = looked_at(store, video)
-    with open_video(job.source) as reader:
-        by_frame = [m.max() for _, m in work._shown_maps(job, Look(normalize="frame"), reader)]
-    with open_video(job.source) as reader:
-        by_video = [m.max() for _, m in work._shown_maps(job, Look(normalize="video"), reader)]
-    job.display_scale = 2 * SCALE
-    with open_video(job.source) as reader:
-        fixed = [m.max() for _, m in work._shown_maps(job, Look(normalize="none"), reader)]
-    assert by_frame[39] > 0.75
-    assert by_video[39] < 0.6 < 0.95 < by_video[5]
-    assert fixed[5] == pytest.approx(by_video[5] / 2, abs=0.1)
+def test_closing_the_making_leaves_no_file(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "REPORT_SECONDS", 0.01)
+    job, _ = looked_at(store, make_video(tmp_path / "clip.mp4", 60))
+    steps = make(job, "result", RenderOptions())
+    assert next(steps).phase == "encoding"
+    steps.close()
+    assert not list(job.folder.glob("made-*/*"))
+    assert not job.files
 
 
 def test_what_looks_the_same_is_the_same():
-    assert Look.of("heatmap", "jet", 0.2, "frame") == Look.of("heatmap", "jet", 0.9, "frame")
-    assert Look.of("spotlight", "jet", 0.2, "frame") == Look.of("spotlight", "hot", 0.2, "frame")
-    assert Look.of("overlay", "jet", 0.2, "frame") != Look.of("overlay", "hot", 0.2, "frame")
+    def look(style, colormap, opacity):
+        return canonical(RenderOptions(style, colormap, opacity))
+
+    assert look("heatmap", "jet", 0.2) == look("heatmap", "jet", 0.9)
+    assert look("spotlight", "jet", 0.2) == look("spotlight", "hot", 0.2)
+    assert look("overlay", "jet", 0.2) != look("overlay", "hot", 0.2)
+
+
+def test_the_page_gets_the_map_of_every_frame_and_its_range(store, tmp_path):
+    """The second half is darker: in each frame its white is full attention again."""
+    video = make_video(tmp_path / "clip.mp4", 40, transform=lambda rgb, k: rgb if k < 20 else rgb // 2)
+    job, _ = looked_at(store, video)
+    data = job.browser_maps.read_bytes()
+    heads = np.frombuffer(data[: 40 * 16], np.float32).reshape(40, 4)
+    maps = np.frombuffer(data[40 * 16 :], np.uint8).reshape(40, *job.map_shape)
+    assert job.map_shape == (48, 64)
+    np.testing.assert_allclose(heads[:, 0], [k / 25 for k in range(40)], atol=1e-6)
+    peaks = [stats.peak for stats in job.stats]
+    assert (maps.reshape(40, -1).max(1) == 255).all()
+    np.testing.assert_allclose(heads[:, 1], peaks, rtol=0.3)  # means of squares
+    assert heads[39, 3] == pytest.approx(peaks[39], rel=0.2)  # the range has followed
+    assert json.loads(ready(job))["ranges"]["video"][1] == pytest.approx(max(peaks), rel=1e-3)
+
+
+def test_the_beginning_of_a_long_video(store, tmp_path):
+    limits = Limits(seconds=1)
+    job = store.create(make_video(tmp_path / "clip.mp4", 40))
+    with pytest.raises(TooLongError) as caught:
+        list(analyze(job, GrayModel(), limits, RenderOptions(), InferenceOptions()))
+    assert caught.value.seconds == 1
+    job.end = caught.value.seconds
+    list(analyze(job, GrayModel(), limits, RenderOptions(), InferenceOptions()))
+    assert len(job.stats) == 25
+    assert "first 1 seconds" in json.loads(ready(job))["notes"][0]
+    assert len(list(read_frames(finish(make(job, "result", RenderOptions()))))) == 25
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "tiff"])
 def test_pictures(store, tmp_path, extension):
     made = still(tmp_path, extension)
     job, _ = looked_at(store, made.path)
-    result = finish(render(job, Look()))
-    assert result.path.suffix == ".png"
-    assert probe(result.path).width == made.size[0]
+    result = finish(make(job, "result", RenderOptions()))
+    assert result.suffix == ".png"
+    assert probe(result).width == made.size[0]
     (frame,) = read_frames(job.original)
     assert read_barcode(frame.to_rgb()) == 7
-    value = json.loads(ready(job, result))
+    value = json.loads(ready(job))
     assert value["still"]
-    assert "picture" in value["facts"]
+    assert "photo" in value["facts"]
 
 
 # ---- what the player is told
 
 
-def stats_of(entropies, seconds_each=0.1):
-    return [FrameStats(k, k * seconds_each, 1, 0.5, 0.5, 0.5, 0.5, 0.2, e, 50.0) for k, e in enumerate(entropies)]
-
-
-def test_moments_are_the_lowest_entropies_that_lie_apart():
-    entropies = [10.0] * 100
-    entropies[20], entropies[21], entropies[80] = 3.0, 2.0, 1.0
-    moments = most_attended(stats_of(entropies))
+def test_moments_are_peaks_of_the_focus():
+    seconds = np.arange(0, 20, 0.1)
+    curve = smoothed_curve(seconds, 50 + 20 * np.cos(2 * np.pi * seconds / 2.5 - np.pi))
+    moments = most_attended(curve)
     assert len(moments) == 5
-    frames = [moment.frame for moment in moments]
-    assert frames == sorted(frames)
-    assert {21, 80} <= set(frames)
-    assert 20 not in frames
-    assert min(np.diff(frames)) >= 10
-    assert most_attended([]) == []
-    assert [moment.frame for moment in most_attended(stats_of([5.0]))] == [0]
+    assert all(abs(moment.time_seconds % 2.5 - 1.25) < 0.15 for moment in moments)
 
 
-def test_plot_lines_are_means_and_not_more_than_a_screen_shows():
-    lines = plot_lines(stats_of(range(1000)), points=100)
-    assert len(lines["time"]) == len(lines["entropy"]) == len(lines["spread"]) == 100
-    assert lines["entropy"][0] == pytest.approx(4.5)
-    assert lines["spread"][0] == pytest.approx(20)
-    assert len(plot_lines(stats_of([1, 2, 3]))["time"]) == 3
+def test_the_plot_has_means_and_not_more_points_than_a_screen_shows():
+    curve = smoothed_curve(np.arange(1000) / 10, np.linspace(10, 90, 1000))
+    line = plot_line(curve, points=100)
+    assert len(line["time"]) == len(line["focus"]) == 100
+    assert line["focus"][50] == pytest.approx(curve.values[500:510].mean(), abs=0.1)
+    assert len(plot_line(smoothed_curve([0, 1, 2], [5, 5, 5]))["time"]) == 3
 
 
 def test_progress_tells_frames_per_second_and_time_left():
@@ -328,46 +345,97 @@ def test_progress_tells_frames_per_second_and_time_left():
     assert value["picture"].startswith("data:image/jpeg;base64,")
     assert json.loads(working(Step("looking", 50, None, 2.25)))["rate"] == "2.2 frames/s"
     assert json.loads(working(None))["state"] == "working"
+    assert json.loads(working(Step("encoding", 5, 10)))["state"] == "encoding"
 
 
-def test_the_page_looks_once_and_draws_often(store, tmp_path):
+def test_progress_never_counts_beyond_the_total():
+    report = work._Reporter("encoding", 500)
+    assert report.step(500).total == 500
+    assert report.step(550).total is None  # the file's header was wrong
+
+
+def test_places_in_the_queue(monkeypatch):
+    monkeypatch.setattr("demo.waiting.WAIT_SECONDS", 0.01)
+    line = WaitingLine(2)
+    with line.ticket() as first:
+        with line.ticket() as second, line.ticket() as third:
+            assert [ticket.wait() for ticket in (first, second, third)] == [0, 1, 2]
+            with pytest.raises(InputError, match="queue is full"), line.ticket():
+                pass
+        with line.ticket() as fourth:
+            assert fourth.wait() == 1
+    with line.ticket() as last:
+        assert last.wait() == 0
+
+
+LOOK = ("tinyhd-m", "overlay", "turbo", 0.5, "frame")
+
+
+def test_the_page_looks_once_and_makes_files_often(store, tmp_path):
     models = StubModels()
     actions = Actions(store, models, Limits())
-    video = make_video(tmp_path / "clip.mp4", 24)
-    outputs = list(actions.see(str(video), "tinyhd-m", "overlay", "turbo", 0.5, "frame", ""))
-    states = [json.loads(player)["state"] for player, *_ in outputs]
+    outputs = list(actions.analyze(str(make_video(tmp_path / "clip.mp4", 24)), *LOOK, ""))
+    states = [json.loads(player)["state"] for player, _ in outputs]
     assert states[0] == "working"
     assert states[-1] == "ready"
     name = outputs[-1][1]
     clips = models.model.clips
     assert clips > 0
-    drawn = list(actions.redraw(name, "overlay", "turbo", 0.9, "video"))
-    before, after = (json.loads(o[-1][0]) for o in (outputs, drawn[:-1]))
-    assert before["shown"] != after["shown"]
-    assert before["original"] == after["original"]
+    made = [json.loads(player) for player, _ in actions.download("result", *LOOK[1:], name)]
+    assert made[0]["state"] == "encoding"
+    assert made[-1]["download"]["name"] == "clip.saliency.mp4"
+    assert made[-1]["job"] == json.loads(outputs[-1][0])["job"]
     assert models.model.clips == clips
-    other = list(actions.see_again("tinyhd-m", "overlay", "turbo", 0.5, "frame", name))
+    other = list(actions.analyze_again(False, *LOOK, name))
     assert json.loads(other[-1][0])["state"] == "ready"
     assert models.model.clips == 2 * clips
     assert len(store) == 1
     assert not (store.root / name).exists()
-    assert next(actions.redraw("", "overlay", "turbo", 0.9, "video"))[0] == gr.skip()
+    assert next(actions.download("result", *LOOK[1:], ""))[0] == gr.skip()
 
 
-def test_errors_are_one_sentence_and_nothing_stays(store, tmp_path):
-    actions = Actions(store, StubModels(), Limits())
+def test_errors_are_one_sentence_and_can_be_tried_again(store, tmp_path):
+    models = StubModels()
+    actions = Actions(store, models, Limits())
     broken = tmp_path / "notes.mp4"
     broken.write_text("not a video")
-    outputs = []
-    with pytest.raises(gr.Error) as caught:
-        outputs.extend(actions.see(str(broken), "tinyhd-m", "overlay", "turbo", 0.5, "frame", ""))
-    assert "notes.mp4" in caught.value.message
-    assert str(tmp_path) not in caught.value.message
-    assert "/" not in caught.value.message
-    assert json.loads(outputs[-1][0]) == {"state": "idle"}
-    assert list(store.root.iterdir()) == []
+    player, name = list(actions.analyze(str(broken), *LOOK, ""))[-1]
+    value = json.loads(player)
+    assert value["state"] == "failed"
+    assert "notes.mp4" in value["message"]
+    assert "/" not in value["message"]
+    assert json.loads(list(actions.analyze_again(False, *LOOK, name))[-1][0]) == value
+    assert len(store) == 1
     with pytest.raises(gr.Error, match="There is no file"):
-        actions.annotate(None, "tinyhd-m", "overlay", "turbo", 0.5, "frame")
+        actions.annotate(None, *LOOK)
+
+
+def test_what_was_stopped_can_be_tried_again(store, tmp_path):
+    actions = Actions(store, StubModels(), Limits())
+    work = actions.analyze(str(make_video(tmp_path / "clip.mp4", 24)), *LOOK, "")
+    next(work)
+    name = next(work)[1]
+    work.close()
+    assert json.loads(actions.stop(name)[0]) == {"state": "failed", "message": "Stopped.", "trim": 0.0}
+    assert json.loads(list(actions.analyze_again(False, *LOOK, name))[-1][0])["state"] == "ready"
+
+
+def test_too_long_videos_can_be_cut_to_the_limit(store, tmp_path):
+    actions = Actions(store, StubModels(), Limits(seconds=1))
+    player, name = list(actions.analyze(str(make_video(tmp_path / "clip.mp4", 40)), *LOOK, ""))[-1]
+    assert json.loads(player)["trim"] == 1
+    value = json.loads(list(actions.analyze_again(True, *LOOK, name))[-1][0])
+    assert (value["state"], value["count"], value["seconds"]) == ("ready", 25, 1)
+
+
+def test_visitors_see_their_place_in_the_queue(store, tmp_path):
+    actions = Actions(store, StubModels(), Limits())
+    with actions.line.ticket():
+        visit = actions.analyze(str(make_video(tmp_path / "clip.mp4", 4)), *LOOK, "")
+        next(visit)
+        value = json.loads(next(visit)[0])
+        assert value == {"state": "waiting", "doing": "Number 1 in the queue: 1 visitor is served before you"}
+    assert json.loads(list(visit)[-1][0])["state"] == "ready"
 
 
 def test_bugs_are_logged_and_not_told(store, tmp_path, caplog):
@@ -375,7 +443,7 @@ def test_bugs_are_logged_and_not_told(store, tmp_path, caplog):
     models.get = lambda name: 1 / 0
     actions = Actions(store, models, Limits())
     with pytest.raises(gr.Error, match="its log says what") as caught:
-        actions.annotate(str(make_video(tmp_path / "x.mp4", 4)), "tinyhd-m", "overlay", "turbo", 0.5, "frame")
+        actions.annotate(str(make_video(tmp_path / "x.mp4", 4)), *LOOK)
     assert "division" not in caught.value.message
     assert "division by zero" in caplog.text
     assert list(store.root.iterdir()) == []
@@ -403,9 +471,5 @@ def test_login_needs_both_variables():
         login_from({"TINYHD_DEMO_USER": "u"})
 
 
-def test_the_example_is_played_as_it_is(store):
-    job = Job("x", store.root, EXAMPLE, "bunny")
-    assert browser_plays(probe(job.source), same_times=True)
-    renamed = store.root / "bunny.mov"
-    shutil.copy(EXAMPLE, renamed)
-    assert not browser_plays(probe(renamed))
+def test_the_example_is_played_as_it_is():
+    assert browser_plays(probe(EXAMPLE), same_times=True)

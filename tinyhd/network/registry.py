@@ -110,9 +110,14 @@ DEFAULT_MODEL: str | None = "tinyhd-m"
 """Name of the model that comes with the package and is used where none is named."""
 
 
-def list_models() -> list[str]:
-    """Names that `load_model` takes; `MODELS` says more about each."""
-    return list(MODELS)
+def list_models(*, installed: bool = False) -> list[str]:
+    """Names that `load_model` takes, the embedded one first; `MODELS` says more about each.
+
+    Args:
+        installed: only those that need not be fetched.
+    """
+    here = {name for name, info in MODELS.items() if info.url is None or (cache_folder() / info.file).is_file()}
+    return [name for name in MODELS if name in here or not installed]
 
 
 def cache_folder() -> Path:

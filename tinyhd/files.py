@@ -81,7 +81,7 @@ class AtomicOutput:
             others = [other for other in path.parent.glob(f"{_OWN_PREFIX}*-{mark}-*") if other != self.temporary]
         except OSError as error:
             raise cannot_write(path, error) from error
-        if any(_is_alive(_process_of(other)) for other in others):
+        if sys.platform != "win32" and any(_is_alive(_process_of(other)) for other in others):
             self.discard()
             raise OutputError(f"{os.fspath(path)!r} is being written by another run: wait for its end.")
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from tinyhd.inference.predict import Prediction, predict_frames, predict_video
     from tinyhd.network.registry import list_models
     from tinyhd.network.weights import load_model
-    from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions, RenderOptions
+    from tinyhd.options import EncoderOptions, InferenceOptions, MomentOptions, ReframeOptions, RenderOptions
     from tinyhd.pipeline.analyze import analyze
     from tinyhd.pipeline.annotate import AnnotateResult, annotate
+    from tinyhd.pipeline.moments import MomentsResult, moments
     from tinyhd.pipeline.reframe import ReframeResult, reframe
     from tinyhd.saliency.track import SaliencyTrack
     from tinyhd.video.frame import Frame, VideoInfo
@@ -39,6 +40,8 @@ _MODULES = {
     "EncoderOptions": "options",
     "Frame": "video.frame",
     "InferenceOptions": "options",
+    "MomentOptions": "options",
+    "MomentsResult": "pipeline.moments",
     "Prediction": "inference.predict",
     "ReframeOptions": "options",
     "ReframeResult": "pipeline.reframe",
@@ -50,6 +53,7 @@ _MODULES = {
     "annotate": "pipeline.annotate",
     "list_models": "network.registry",
     "load_model": "network.weights",
+    "moments": "pipeline.moments",
     "open_backend": "inference.backends",
     "predict_frames": "inference.predict",
     "predict_video": "inference.predict",
@@ -63,6 +67,8 @@ __all__ = [
     "EncoderOptions",
     "Frame",
     "InferenceOptions",
+    "MomentOptions",
+    "MomentsResult",
     "Prediction",
     "ReframeOptions",
     "ReframeResult",
@@ -74,6 +80,7 @@ __all__ = [
     "annotate",
     "list_models",
     "load_model",
+    "moments",
     "open_backend",
     "predict_frames",
     "predict_video",

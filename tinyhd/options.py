@@ -22,6 +22,7 @@ WINDOWINGS = ("crossfade", "published")
 STYLES = ("overlay", "heatmap", "side-by-side", "spotlight")
 NORMALIZATIONS = ("frame", "video", "none")
 CODECS = ("h264", "hevc", "av1", "vp9")
+IMAGE_FORMATS = ("jpeg", "png", "webp")
 PADDINGS = ("none", "blur", "color")
 DEVICE_PATTERN = r"auto|cpu|cuda(:\d+)?|mps"
 
@@ -268,7 +269,7 @@ class ReframeOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.aspect is not None and not _two_numbers(self.aspect, r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)"):
+        if self.aspect is not None and not _two_numbers(self.aspect, _ASPECT):
             raise OptionError(f"aspect is {self.aspect!r}; it must be width:height, such as 9:16.")
         size = None if self.size is None else _two_numbers(self.size, r"(\d{1,5})x(\d{1,5})")
         if self.size is not None and (size is None or size[0] % 2 or size[1] % 2):
@@ -291,6 +292,45 @@ class ReframeOptions(Options):
             return None
         width, height = self.size.split("x")
         return int(width), int(height)
+
+
+@dataclass(frozen=True)
+class MomentOptions(Options):
+    """Which moments of a video are kept as pictures.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    count: int = option(5, "how many at most", minimum=1, maximum=100, metavar="N")
+    apart: float | None = option(
+        None,
+        "seconds that two must be apart; default: a quarter of what they would be, evenly spread",
+        minimum=0,
+        metavar="SECONDS",
+    )
+    aspect: str | None = option(
+        None,
+        "crop to this width to height, such as 9:16, where attention is; default: the whole frame",
+        metavar="W:H",
+    )
+    format: str = option("jpeg", "of the pictures", allowed=IMAGE_FORMATS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aspect is not None and not _two_numbers(self.aspect, _ASPECT):
+            raise OptionError(f"aspect is {self.aspect!r}; it must be width:height, such as 9:16.")
+
+    @property
+    def ratio(self) -> float | None:
+        """Width / height of the pictures, as displayed; None: that of the video."""
+        if self.aspect is None:
+            return None
+        width, height = self.aspect.split(":")
+        return float(width) / float(height)
+
+
+_ASPECT = r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)"
 
 
 def _two_numbers(text: str, pattern: str) -> tuple[float, float] | None:

@@ -7,7 +7,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from tinyhd.cli import commands, reframe
+from tinyhd.cli import commands, moments, reframe
 from tinyhd.cli.arguments import add_options, seconds
 from tinyhd.cli.messages import logging_to_stderr
 from tinyhd.cli.signals import Terminated, ended_by_signals
@@ -151,5 +151,6 @@ _COMMANDS = {
     "annotate": (_ANNOTATE, _fill_annotate, commands.run_many),
     "analyze": (_ANALYZE, _fill_analyze, commands.run_many),
     "reframe": (reframe.DESCRIPTION, reframe.fill, reframe.run),
+    "moments": (moments.DESCRIPTION, moments.fill, moments.run),
     "export": (_EXPORT, _fill_export, commands.export),
 }

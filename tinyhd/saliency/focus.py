@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinyhd.errors import InputError
 from tinyhd.saliency.track import SaliencyTrack
 
 FOCUS_AREA = 0.05
@@ -49,10 +50,20 @@ class FocusCurve:
     """(first, stop) of the samples of each shot that has any."""
 
 
-def focus_curve(track: SaliencyTrack) -> FocusCurve:
-    """Focus at the track's samples."""
-    values = [focus(track.sample(k)) for k in range(len(track))]
-    return smoothed_curve(track.times, values, track.cuts)
+def focus_curve(track: SaliencyTrack, start: float | None = None, end: float | None = None) -> FocusCurve:
+    """Focus at the track's samples.
+
+    Args:
+        start, end: only those from `start` to before `end`, seconds after the container's start.
+
+    Raises:
+        InputError: there is none.
+    """
+    first, stop = np.searchsorted(track.times, [(start or 0) - 1e-6, np.inf if end is None else end - 1e-6]).tolist()
+    if first >= stop:
+        raise InputError(f"the track {track.name!r} has no sample between the times given as start and end.")
+    values = [focus(track.sample(k)) for k in range(first, stop)]
+    return smoothed_curve(track.times[first:stop], values, track.cuts)
 
 
 def smoothed_curve(times: Iterable[float], values: Iterable[float], cuts: Iterable[float] = ()) -> FocusCurve:

@@ -1,4 +1,4 @@
-"""Maps as grayscale images, for viewers that color and stretch them."""
+"""Maps as grayscale images and videos, for other programs and for viewers that color and stretch them."""
 
 import os
 from dataclasses import replace
@@ -8,12 +8,11 @@ from types import TracebackType
 
 import av
 import numpy as np
-from av.video.codeccontext import VideoCodecContext
 
 from tinyhd.errors import OptionError
 from tinyhd.files import AtomicOutput, cannot_write
 from tinyhd.options import EncoderOptions
-from tinyhd.saliency.writers import MapsWriter, _NpzWriter
+from tinyhd.saliency.writers import MapsWriter, NpzWriter
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.png import encode_png
 from tinyhd.video.writer import VIDEO_SUFFIXES, open_writer
@@ -21,50 +20,38 @@ from tinyhd.video.writer import VIDEO_SUFFIXES, open_writer
 DISPLAY_SIDE = 480
 """Largest side of what `encode_display_map` makes: enough to look smooth over a large frame, as maps have no detail."""
 
-
-def encode_display_map(shown: np.ndarray, width: int, height: int) -> bytes:
-    """A map as a grey 8-bit PNG that viewers stretch over its frame: the frame's aspect, no side over `DISPLAY_SIDE`.
-
-    Args:
-        shown: a map as it is displayed, float (H, W) in [0, 1].
-        width, height: of the frame as shown.
-    """
-    scale = min(1.0, DISPLAY_SIDE / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    grey = av.VideoFrame.from_ndarray(np.rint(shown * 255).astype(np.uint8), format="gray")
-    context = av.CodecContext.create("png", "w")
-    assert isinstance(context, VideoCodecContext)
-    context.width, context.height = size
-    context.pix_fmt, context.time_base = "gray", Fraction(1, 25)
-    # measured on maps: a fifth larger than at the usual level, in less than half the time
-    context.options = {"pred": "up", "compression_level": "2"}
-    frame = grey.reformat(width=size[0], height=size[1], interpolation="BICUBIC")
-    frame.pts = 0
-    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
-
-
 PNG_SCALE = 65535
-"""Pixel value of a map value of 1 in the 16-bit pictures; the models' maps lie between 0 and 1."""
+"""Pixel value of a map value of 1 in 16-bit images; the models' maps lie between 0 and 1."""
 
-
-_GREY_CRF = 10
-
-
+_CRF = 10
 _BT709, _LIMITED_RANGE = 1, 1  # numbers of ITU-T H.273 and FFmpeg
 
 
-class _FolderWriter(MapsWriter):
-    """A folder of 16-bit grey pictures, 000000.png, 000001.png ...: map value times `PNG_SCALE`."""
+def encode_display_map(shown: np.ndarray, width: int, height: int) -> bytes:
+    """A map as a gray 8-bit PNG that viewers stretch over its frame: the frame's aspect, no side over `DISPLAY_SIDE`.
+
+    Args:
+        shown: a map as it is displayed, float (H, W) in [0, 1].
+        width, height: of the frame as shown, pixels.
+    """
+    scale = min(1.0, DISPLAY_SIDE / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    gray = av.VideoFrame.from_ndarray(np.rint(shown * 255).astype(np.uint8), format="gray")
+    return encode_png(gray.reformat(*size, interpolation="BICUBIC").to_ndarray(), fast=True)
+
+
+class _ImagesWriter(MapsWriter):
+    """A folder of 16-bit gray images, 000000.png, 000001.png ...: map value times `PNG_SCALE`."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         super().__init__(path)
-        self._pending = AtomicOutput(path, overwrite=overwrite, folder=True)
+        self._output = AtomicOutput(path, overwrite=overwrite, folder=True)
         self._count = 0
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:
         pixels = np.rint(np.clip(saliency, 0, 1) * PNG_SCALE).astype(np.uint16)
         try:
-            (self._pending.temporary / f"{self._count:06d}.png").write_bytes(encode_png(pixels))
+            (self._output.temporary / f"{self._count:06d}.png").write_bytes(encode_png(pixels))
         except OSError as error:
             raise cannot_write(self.path, error) from error
         self._count += 1
@@ -72,11 +59,11 @@ class _FolderWriter(MapsWriter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pending.__exit__(kind, error, traceback)
+        self._output.__exit__(kind, error, traceback)
 
 
-class _VideoWriter(MapsWriter):
-    """A grey video of the maps as displayed (8 bits), at the times of the frames."""
+class _GrayVideoWriter(MapsWriter):
+    """A gray video of the maps as displayed (8 bits), at the times of the frames."""
 
     wants_display = True
 
@@ -85,7 +72,7 @@ class _VideoWriter(MapsWriter):
         self._start = start
         height, width = shape
         shown = info.sample_aspect_ratio * Fraction(info.width, info.height)
-        grey = replace(
+        gray = replace(
             info,
             sample_aspect_ratio=shown / Fraction(width, height),
             colorspace=_BT709,
@@ -93,9 +80,9 @@ class _VideoWriter(MapsWriter):
             color_trc=_BT709,
             color_primaries=_BT709,
         )
-        options = EncoderOptions(crf=_GREY_CRF)
+        options = EncoderOptions(crf=_CRF)
         self._video = open_writer(
-            path, grey, size=(width, height), options=options, keep_source=False, overwrite=overwrite
+            path, gray, size=(width, height), options=options, keep_source=False, overwrite=overwrite
         )
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:
@@ -128,8 +115,8 @@ def open_maps_writer(
     """A writer for the maps (H, W) = `shape` of a video from `start` on, by the name of its target.
 
     - `x.npz`: `maps`, float16 (N, H, W), as the model gives them, and `time_seconds`, float64 (N,).
-    - `folder/`, or a name without suffix: 000000.png ..., 16 bits grey, map value x 65535.
-    - `x.mp4` (.m4v, .mov): a grey video of the maps as they are displayed, that is normalised, 8 bits; it starts
+    - `folder/`, or a name without suffix: 000000.png ..., 16 bits gray, map value x 65535.
+    - `x.mp4` (.m4v, .mov): a gray video of the maps as they are displayed, that is normalized, 8 bits; it starts
       at 0 as the annotated video does, while `time_seconds` is the source's.
 
     Raises:
@@ -138,14 +125,14 @@ def open_maps_writer(
     """
     path = Path(target)
     if is_folder_name(target):
-        return _FolderWriter(path, overwrite)
+        return _ImagesWriter(path, overwrite)
     if path.suffix.lower() == ".npz":
-        return _NpzWriter(path, overwrite)
+        return NpzWriter(path, overwrite)
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return _VideoWriter(path, overwrite, info, shape, start)
+        return _GrayVideoWriter(path, overwrite, info, shape, start)
     raise OptionError(
         f"maps cannot be saved as {os.fspath(target)!r}: name a .npz file, a folder (ending in /) "
-        "or a grey video (.mp4)."
+        "or a gray video (.mp4)."
     )
 
 

@@ -1,62 +1,17 @@
-"""Keeping raw maps: as one npz file, as 16-bit pictures in a folder, or as a grey video."""
+"""Keeping maps at full resolution: what takes them, and an npz file (`render.grayscale` has images and videos)."""
 
 import shutil
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import numpy as np
 
-from tinyhd.errors import OutputError
 from tinyhd.files import AtomicOutput, cannot_write
 from tinyhd.video.frame import Frame
-
-
-class MapSpool:
-    """Maps on disk, float16, in a temporary file that nobody sees and that goes with the object."""
-
-    def __init__(self, folder: Path) -> None:
-        """`folder`: where there is room, such as beside the output (the system's own place may be in memory)."""
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close()
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        self._shape: tuple[int, ...] = ()
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def append(self, saliency: np.ndarray) -> None:
-        """Add a map (H, W); all must have the same size. Raises `OutputError` where the disk is full."""
-        self._shape = saliency.shape
-        try:
-            self._file.write(saliency.astype(np.float16).tobytes())
-        except OSError as error:
-            raise OutputError(f"the maps cannot be kept on disk: {error.strerror or error}.") from error
-        self._count += 1
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """The maps in order, float32 (H, W)."""
-        self._file.seek(0)
-        for _ in range(self._count):
-            data = self._file.read(2 * int(np.prod(self._shape)))
-            yield np.frombuffer(data, np.float16).reshape(self._shape).astype(np.float32)
-
-    def write_npy(self, target: IO[bytes]) -> None:
-        """All maps as one array (N, H, W) in numpy's file format."""
-        header = {"descr": "<f2", "fortran_order": False, "shape": (self._count, *self._shape)}
-        np.lib.format.write_array_header_1_0(target, header)
-        self._file.seek(0)
-        shutil.copyfileobj(self._file, target, 2**20)
-
-    def close(self) -> None:
-        """Free the disk space."""
-        self._file.close()
 
 
 class MapsWriter(ABC):
@@ -81,36 +36,50 @@ class MapsWriter(ABC):
     ) -> None: ...
 
 
-class _NpzWriter(MapsWriter):
-    """One file with `maps`, float16 (N, H, W), and `time_seconds`, float64 (N,)."""
+class NpzWriter(MapsWriter):
+    """One file with `maps`, float16 (N, H, W), and `time_seconds`, float64 (N,).
+
+    The maps wait in a temporary file without a name beside it, because their number comes before them in the file.
+    """
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         super().__init__(path)
-        self._pending = AtomicOutput(path, overwrite=overwrite)
-        self._spool = MapSpool(path.parent)
+        self._output = AtomicOutput(path, overwrite=overwrite)
+        try:
+            # where the output is there is room; the system's own place may be in memory
+            self._maps = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed in the end
+        except OSError as error:
+            self._output.discard()
+            raise cannot_write(path, error) from error
+        self._shape: tuple[int, ...] = ()
         self._times: list[float] = []
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:
-        self._spool.append(saliency)
+        self._shape = saliency.shape
+        try:
+            self._maps.write(saliency.astype(np.float16).tobytes())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         self._times.append(frame.time_seconds)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
+        with self._maps:
             if error is not None:
-                self._pending.discard()
+                self._output.discard()
                 return
-            with self._pending:
+            with self._output:
                 self._archive()
-        finally:
-            self._spool.close()
 
     def _archive(self) -> None:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(self._times), *self._shape)}
         try:
-            with zipfile.ZipFile(self._pending.temporary, "w") as archive:
+            self._maps.seek(0)
+            with zipfile.ZipFile(self._output.temporary, "w") as archive:
                 with archive.open("maps.npy", "w", force_zip64=True) as member:
-                    self._spool.write_npy(member)
+                    np.lib.format.write_array_header_1_0(member, header)
+                    shutil.copyfileobj(self._maps, member, 2**20)
                 with archive.open("time_seconds.npy", "w") as member:
                     np.lib.format.write_array(member, np.array(self._times))
         except OSError as error:

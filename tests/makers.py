@@ -7,7 +7,7 @@ makers, for tests that want them all:
     made = HARD_FILES["vfr"](tmp_path)
     assert [read_barcode(frame.to_rgb()) for frame in read_frames(made.path)] == made.numbers
 
-The picture (upright): a grey ramp with a bright disc that moves to the right, four colour patches (`PATCHES`)
+The picture (upright): a gray ramp with a bright disc that moves to the right, four color patches (`PATCHES`)
 along the top edge, and the bar code along the whole bottom quarter.
 """
 
@@ -31,7 +31,7 @@ os.environ.setdefault("SVT_LOG", "1")  # the encoder of AV1 prints much else
 WIDTH, HEIGHT = 192, 128
 RATE = Fraction(25)
 
-PATCHES = {"red": (220, 30, 30), "green": (30, 190, 40), "blue": (40, 50, 210), "grey": (128, 128, 128)}
+PATCHES = {"red": (220, 30, 30), "green": (30, 190, 40), "blue": (40, 50, 210), "gray": (128, 128, 128)}
 PATCH_HEIGHT = 1 / 4  # of the picture; the patches divide the width evenly
 
 DATA_BITS, CHECK_BITS = 10, 3
@@ -69,12 +69,12 @@ def _bits(number: int) -> list[int]:
 def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     """The upright test picture with this number: uint8 RGB (height, width, 3)."""
     x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
-    grey = 40 + 120 * x
+    gray = 40 + 120 * x
     disc = (x - (0.15 + 0.7 * (number % 50) / 50)) ** 2 * (width / height) ** 2 + (y - 0.5) ** 2 < 0.12**2
-    rgb = np.repeat(np.where(disc, 235, grey)[..., None], 3, axis=2)
-    colours = np.array(list(PATCHES.values()), float)
+    rgb = np.repeat(np.where(disc, 235, gray)[..., None], 3, axis=2)
+    colors = np.array(list(PATCHES.values()), float)
     top = y[:, 0] < PATCH_HEIGHT
-    rgb[top] = colours[np.minimum(x[top] * len(colours), len(colours) - 1).astype(int)]
+    rgb[top] = colors[np.minimum(x[top] * len(colors), len(colors) - 1).astype(int)]
     cells = np.array([cell for bit in _bits(number) for cell in ((220, 30) if bit else (30, 220))], float)
     bottom = y[:, 0] > 1 - CODE_HEIGHT
     rgb[bottom] = cells[np.minimum(x[bottom] * CELLS, CELLS - 1).astype(int)][..., None]
@@ -84,14 +84,14 @@ def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray
 def read_barcode(rgb: np.ndarray) -> int:
     """The number in a picture of any size: uint8 (H, W, 3) -> int.
 
-    Each bit compares two neighbouring cells, so smooth blending, dimming or another size do not disturb it.
+    Each bit compares two neighboring cells, so smooth blending, dimming or another size do not disturb it.
     A picture that is mirrored, turned or has no code raises `BarcodeError`.
     """
     height, width = rgb.shape[:2]
     rows = rgb[int(height * (1 - 0.75 * CODE_HEIGHT)) : int(height * (1 - 0.25 * CODE_HEIGHT))]
     line = rows.astype(float).mean(axis=(0, 2))
-    centres = (np.arange(CELLS) + 0.5) / CELLS * width - 0.5
-    cells = np.interp(centres, np.arange(width), line).reshape(-1, 2)
+    centers = (np.arange(CELLS) + 0.5) / CELLS * width - 0.5
+    cells = np.interp(centers, np.arange(width), line).reshape(-1, 2)
     steps = cells[:, 0] - cells[:, 1]
     if np.abs(steps).min() < 4:
         raise BarcodeError(f"no bar code: weakest bit has a contrast of {np.abs(steps).min():.1f}")
@@ -103,7 +103,7 @@ def read_barcode(rgb: np.ndarray) -> int:
 
 
 def read_patches(rgb: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean colour of the middle of each patch of an upright picture: name -> float (3,)."""
+    """Mean color of the middle of each patch of an upright picture: name -> float (3,)."""
     height, width = rgb.shape[:2]
     rows = slice(int(height * PATCH_HEIGHT * 0.3), int(height * PATCH_HEIGHT * 0.7))
     step = width / len(PATCHES)
@@ -325,7 +325,7 @@ def interlaced(folder: Path) -> Made:
 
 
 def alpha(folder: Path) -> Made:
-    """A video with an alpha plane: the middle band of the grey ramp is transparent white."""
+    """A video with an alpha plane: the middle band of the gray ramp is transparent white."""
 
     def hollow(rgb: np.ndarray, _: int) -> np.ndarray:
         rgba = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])

@@ -15,7 +15,7 @@ from tinyhd.errors import InputError, OutputError
 from tinyhd.inference.prefetch import prefetch
 from tinyhd.inference.preprocess import Preprocessor
 from tinyhd.pipeline.annotate import annotate
-from tinyhd.video.pixel_format import PictureConverter
+from tinyhd.video.pixel_format import FrameConverter
 from tinyhd.video.writer import VideoWriter
 
 
@@ -130,13 +130,13 @@ def test_a_failing_stage_ends_the_run(
     source = makers.plain(tmp_path, 200).path
     model, progress = GrayModel(), None
     converted = [0]
-    convert = PictureConverter.__call__
+    convert = FrameConverter.__call__
 
     def counted(self: Any, frame: Any) -> Any:
         converted[0] += 1
         return convert(self, frame)
 
-    monkeypatch.setattr(PictureConverter, "__call__", counted)
+    monkeypatch.setattr(FrameConverter, "__call__", counted)
     if stage == "reader":
         monkeypatch.setattr(Preprocessor, "image", fail_at(30, error, Preprocessor.image))
     if stage == "model":

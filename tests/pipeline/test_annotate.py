@@ -138,7 +138,7 @@ def test_damaged_sound_is_told_and_costs_no_frame(tmp_path: Path, extension: str
     result = run(made.path, tmp_path / "out.mp4")
     assert result.frames == len(list(read_frames(tmp_path / "out.mp4"))) == len(list(read_frames(made.path)))
     assert result.damaged
-    assert "Some of the sound is damaged and was left out." in result.warnings
+    assert "Some of the audio is damaged and was left out." in result.warnings
 
 
 def test_sound_that_is_damaged_behind_the_last_frame_is_told(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Maps made visible: scale without flicker, colours, and what is left untouched."""
+"""Maps made visible: scale without flicker, colors, and what is left untouched."""
 
 from pathlib import Path
 

@@ -60,9 +60,9 @@ def test_hard_file(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str])
         assert not image.interlaced_frame
         assert frame.time == frame.pts * info.time_base - info.start_time
         assert (image.pts, image.time_base) == (frame.pts, info.time_base)
-    for colour, seen in read_patches(frames[0].to_rgb()).items():
+    for color, seen in read_patches(frames[0].to_rgb()).items():
         # 12 of 255: the saturated patches lie near the edge of what limited range and tone mapping keep exactly.
-        assert np.abs(seen - PATCHES[colour]).max() <= 12, colour
+        assert np.abs(seen - PATCHES[color]).max() <= 12, color
 
 
 @pytest.mark.parametrize("name", ["plain", "full_range", "bt709", "high_chroma", "odd_size", "jpg", "webp"])
@@ -88,11 +88,11 @@ def test_other_pixel_formats(pix_fmt: str, tmp_path: Path) -> None:
     path = makers.make_video(tmp_path / "video.nut", 3, codec=codec, pix_fmt=pix_fmt)
     frames = list(read_frames(path))
     assert codes(frames) == [0, 1, 2]
-    for colour, seen in read_patches(frames[0].to_rgb()).items():
-        expected = np.array(PATCHES[colour], float)
+    for color, seen in read_patches(frames[0].to_rgb()).items():
+        expected = np.array(PATCHES[color], float)
         if pix_fmt == "gray":
             expected = np.full(3, expected @ [0.299, 0.587, 0.114])
-        assert np.abs(seen - expected).max() <= 6, colour
+        assert np.abs(seen - expected).max() <= 6, color
 
 
 # --- what the file is ---------------------------------------------------------------------------------------
@@ -168,8 +168,8 @@ def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
 
 def comb(rgb: np.ndarray) -> float:
     """How much alternate lines differ, in the moving part of the test picture."""
-    grey = rgb[makers.HEIGHT * 3 // 8 : makers.HEIGHT * 5 // 8].astype(float).mean(axis=2)
-    return float(np.abs(grey[1:-1] - (grey[:-2] + grey[2:]) / 2).mean())
+    gray = rgb[makers.HEIGHT * 3 // 8 : makers.HEIGHT * 5 // 8].astype(float).mean(axis=2)
+    return float(np.abs(gray[1:-1] - (gray[:-2] + gray[2:]) / 2).mean())
 
 
 def test_interlaced_frames_lose_their_comb(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_alpha_lies_over_black(tmp_path: Path) -> None:
         ([None, None, 0], [-20, -10, 0]),
         ([0, None, None, 30], [0, 10, 20, 30]),
         ([0, 0, 0, 30], [0, 10, 20, 30]),
-        ([0, 0, 10], [0, 5, 10]),  # between neighbours, not past them
+        ([0, 0, 10], [0, 5, 10]),  # between neighbors, not past them
         ([0, 0, 0, 3], [0, 1, 2, 3]),
         ([0, 0, 1000], [0, 10, 1000]),  # no more than a duration apart
         ([0, 10, 20, 10, 0, 50], [0, 10, 20, 30, 40, 50]),

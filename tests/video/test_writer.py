@@ -197,7 +197,7 @@ def test_damaged_sound_is_reported_and_the_pictures_are_written(tmp_path: Path) 
         data[position + 4 : position + 700] = bytes(696)  # four bytes of Matroska come first
     source.write_bytes(data)
     writer = rewrite(source, tmp_path / "out.mp4")
-    assert writer.warnings == ["Some of the sound is damaged and was left out."]
+    assert writer.warnings == ["Some of the audio is damaged and was left out."]
     assert len(absolute_times(tmp_path / "out.mp4")) == 25
 
 
@@ -233,7 +233,7 @@ def test_damaged_sound_costs_no_frame(extension: str, audio: str, seed: int, tmp
     assert len(absolute_times(tmp_path / "out.mp4")) == count
     assert decodes_cleanly(tmp_path / "out.mp4")
     if audio in ("aac", "flac"):  # the others have no check sums, or conceal
-        assert writer.warnings == ["Some of the sound is damaged and was left out."]
+        assert writer.warnings == ["Some of the audio is damaged and was left out."]
         assert not decodes_cleanly(made.path) or audio == "flac"
 
 

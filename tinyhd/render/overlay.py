@@ -64,7 +64,7 @@ class Overlay:
             saliency: float (H, W) in [0, 1], of any size as long as it is the same for all frames.
 
         Returns:
-            a new frame of `size`, with the frame's colour tags.
+            a new frame of `size`, with the frame's color tags.
         """
         levels = (saliency * np.float32(255) + np.float32(0.5)).astype(np.uint8)
         if self._graph is None:

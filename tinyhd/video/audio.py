@@ -92,7 +92,7 @@ class AudioTracks:
             try:
                 packet = next(self._demuxed, None)
             except av.error.FFmpegError as error:
-                self._warn(f"The sound is damaged and ends early ({error.strerror}).")
+                self._warn(f"The audio is damaged and ends early ({error.strerror}).")
                 packet = None
             if packet is None:
                 self._demuxed = iter(())
@@ -122,7 +122,7 @@ class AudioTracks:
         except (av.error.FFmpegError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
                 raise
-            self._warn("Some of the sound is damaged and was left out.")
+            self._warn("Some of the audio is damaged and was left out.")
 
     def _time(self, packet: Packet) -> Fraction | None:
         """When a packet is heard. One that lies far behind the one before and the end of the file loses its stamps."""

@@ -1,6 +1,6 @@
 """Which files may be opened: a guard in front of FFmpeg's demuxers.
 
-FFmpeg also reads playlists and descriptions (HLS, DASH, concat, SDP, numbered pictures ...) that make it open
+FFmpeg also reads playlists and descriptions (HLS, DASH, concat, SDP, numbered images ...) that make it open
 further files or network addresses, and it picks a demuxer by content, so a playlist named `video.mp4` is still a
 playlist. Here only demuxers that read nothing but the one file are allowed; FFmpeg checks the list before the
 chosen demuxer reads anything.
@@ -16,9 +16,9 @@ from av.container import InputContainer
 
 from tinyhd.errors import InputError
 
-# Pictures are recognised here by their first bytes and given to a demuxer by name: left to itself FFmpeg would
+# Images are recognized here by their first bytes and given to a demuxer by name: left to itself FFmpeg would
 # choose `image2` for names such as photo.jpg, which takes % and * in a name for a pattern of further files.
-_PICTURE_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+_IMAGE_MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\xd8\xff", "jpeg_pipe"),
     (0, b"\x89PNG\r\n\x1a\n", "png_pipe"),
     (0, b"GIF8", "gif"),
@@ -32,7 +32,7 @@ _PICTURE_MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"qoif", "qoi_pipe"),
     (0, b"\x76\x2f\x31\x01", "exr_pipe"),
 )
-STILL_DEMUXERS = frozenset(name for _, _, name in _PICTURE_MAGIC if name.endswith("_pipe"))
+STILL_DEMUXERS = frozenset(name for _, _, name in _IMAGE_MAGIC if name.endswith("_pipe"))
 
 _VIDEO_DEMUXERS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "ogg", "flv", "live_flv", "asf", "nut", "mxf", "wtv"),
@@ -47,7 +47,7 @@ _PLAYLIST_STARTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<MPD", b"[playlist]", b"<
 
 
 def open_container(path: str | os.PathLike[str]) -> InputContainer:
-    """Open a video or picture file for demuxing; `InputError` says why where that cannot or may not be done.
+    """Open a video or image file for demuxing; `InputError` says why where that cannot or may not be done.
 
     Nothing but the file itself is opened, whatever it contains and however it is named.
     """
@@ -75,11 +75,11 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
     try:
         # The file: prefix keeps names such as "12:30.mp4" from being taken for a protocol.
         return av.open(
-            f"file:{file.absolute()}", format=_picture_demuxer(head, file), options=options, metadata_errors="replace"
+            f"file:{file.absolute()}", format=_image_demuxer(head, file), options=options, metadata_errors="replace"
         )
     except av.error.ArgumentError as error:
         raise InputError(
-            f"{name} is of a kind that is not read, because it is no video or may refer to further files: "
+            f"{name} is in a format that is not read, because it is not a video or may refer to further files: "
             "convert it to mp4 or mkv first."
         ) from error
     except av.error.FFmpegError as error:
@@ -93,9 +93,9 @@ def _is_playlist(head: bytes) -> bool:
     return text.lower().startswith(tuple(start.lower() for start in _PLAYLIST_STARTS))
 
 
-def _picture_demuxer(head: bytes, file: Path) -> str | None:
-    """The demuxer for a picture's first bytes; None: let FFmpeg find out."""
-    for offset, magic, demuxer in _PICTURE_MAGIC:
+def _image_demuxer(head: bytes, file: Path) -> str | None:
+    """The demuxer for an image's first bytes; None: let FFmpeg find out."""
+    for offset, magic, demuxer in _IMAGE_MAGIC:
         if head[offset:].startswith(magic):
             if demuxer == "png_pipe" and b"acTL" in head:
                 return "apng"

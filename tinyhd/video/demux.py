@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Source:
-    """One opened container with its best video stream, and a count of what did not decode."""
+    """One opened container with its best video stream, and counts of what did not decode."""
 
     def __init__(self, path: str | os.PathLike[str], threads: bool = True) -> None:
         self.container = open_container(path)
@@ -168,22 +168,20 @@ def _best_stream(path: str | os.PathLike[str], container: av.container.InputCont
     if not streams:
         raise InputError(f"{str(path)!r} has no video stream, only {_other_streams(container)}.")
     if any(stream.disposition & Disposition.dependent for stream in streams):
-        raise InputError(
-            f"{str(path)!r} is put together from several pictures (a tiled HEIC): convert it to JPEG first."
-        )
+        raise InputError(f"{str(path)!r} is composed of several images (a tiled HEIC): convert it to JPEG first.")
     best = container.streams.best("video")
     chosen = best if isinstance(best, VideoStream) and best in streams else streams[0]
     if chosen.codec_context is None:
-        raise InputError(f"{str(path)!r} is coded in a way this FFmpeg cannot decode: convert it to H.264 first.")
+        raise InputError(f"{str(path)!r} is in a codec that this FFmpeg cannot decode: convert it to H.264 first.")
     return chosen
 
 
 def _other_streams(container: av.container.InputContainer) -> str:
-    kinds = sorted({"a cover picture" if stream.type == "video" else stream.type for stream in container.streams})
-    return " and ".join(kinds) or "nothing that is known"
+    kinds = sorted({"cover art" if stream.type == "video" else stream.type for stream in container.streams})
+    return " and ".join(kinds) or "streams of unknown kinds"
 
 
-# So many frames are held back at most to place frames without a usable timestamp between their neighbours.
+# So many frames are held back at most to place frames without a usable timestamp between their neighbors.
 LOOKAHEAD = 8
 
 
@@ -191,7 +189,7 @@ def repair_times(items: Iterable[tuple[T, int | None, Fraction]]) -> Iterator[tu
     """Replace missing and repeated timestamps: (item, stamp or None, duration) -> (item, stamp), strictly increasing.
 
     Good stamps stay as they are. Items without one, or with one that is not later than its predecessor's, are spread
-    between their good neighbours, at most a duration apart. Where more than `LOOKAHEAD` of them follow each other the
+    between their good neighbors, at most a duration apart. Where more than `LOOKAHEAD` of them follow each other the
     clock is taken to have jumped back and goes on from there without the jump. All in ticks.
     """
     last: int | None = None

@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known about a video before its frames are read. Sizes and colours are those of the delivered frames."""
+    """What is known about a video before its frames are read. Sizes and colors are those of the delivered frames."""
 
     path: str
     width: int  # pixels, upright
     height: int
-    rotation_degrees: int  # clockwise turn that was applied to the stored picture: 0, 90, 180 or 270
+    rotation_degrees: int  # clockwise turn that was applied to the stored frame: 0, 90, 180 or 270
     is_mirrored: bool  # and mirrored left to right afterwards
     sample_aspect_ratio: Fraction  # width / height of one upright pixel; 1 where the file says nothing
     frame_rate: Fraction | None  # average, frames per second
@@ -22,7 +22,7 @@ class VideoInfo:
     duration_seconds: float | None
     start_time: Fraction  # container's start, seconds on the file's own clock; `Frame.time` counts from here
     time_base: Fraction  # seconds per tick of `Frame.pts`
-    is_still: bool  # one picture (photo), not a video
+    is_still: bool  # one image (photo), not a video
     pix_fmt: str  # of `Frame.image`
     colorspace: int  # of `Frame.image`; ITU-T H.273 numbers as in FFmpeg, 2: not tagged (read as BT.601)
     color_range: int  # 1: limited, 2: full, 0: not tagged (read as limited)
@@ -39,7 +39,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video."""
+    """One frame of a video."""
 
     index: int  # 0, 1, 2 ... in the order of delivery, which is display order
     pts: int  # timestamp on the file's own clock, in ticks of `VideoInfo.time_base`; strictly increasing
@@ -51,5 +51,5 @@ class Frame:
         return float(self.time)
 
     def to_rgb(self) -> np.ndarray:
-        """The picture as uint8 RGB (height, width, 3), by the matrix it is tagged with, BT.601 where it has no tag."""
+        """The frame as uint8 RGB (height, width, 3), by the matrix it is tagged with, BT.601 where it has no tag."""
         return self.image.to_ndarray(format="rgb24")

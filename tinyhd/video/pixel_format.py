@@ -1,14 +1,14 @@
-"""Every kind of decoded picture made into one kind: upright, progressive, opaque, SDR, 8-bit planar YUV, one size.
+"""Every kind of decoded frame made into one kind: upright, progressive, opaque, SDR, 8-bit planar YUV, one size.
 
 All full-resolution work is done by FFmpeg's scaler and filters. What a file is made into follows from its first
-frame (`PictureConverter`):
+frame (`FrameConverter`):
 
-- 8-bit planar YUV that is upright already is passed through untouched, colour tags included.
+- 8-bit planar YUV that is upright already is passed through untouched, color tags included.
 - Other YUV keeps its matrix, range and chroma subsampling (formats with an odd subsampling become 4:2:2 or 4:4:4).
-- RGB, palettes and GIFs become yuv444p: pictures as JPEG does it (BT.601, full range), which is nearest to
+- RGB, palettes and GIFs become yuv444p: still images as JPEG does it (BT.601, full range), which is nearest to
   lossless, moving ones as BT.709 limited range, which players expect.
 - Alpha is flattened over black.
-- HDR (PQ, HLG) is mapped to BT.709 by FFmpeg's scaler, which tone maps in a perceptual space and leaves colours
+- HDR (PQ, HLG) is mapped to BT.709 by FFmpeg's scaler, which tone maps in a perceptual space and leaves colors
   below SDR white (203 cd/m2, ITU-R BT.2408) as they are.
 """
 
@@ -38,7 +38,7 @@ _KNOWN_TAGS = {
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored picture is made upright: transposed (x and y exchanged) first, then mirrored."""
+    """How a stored frame is made upright: transposed (x and y exchanged) first, then mirrored."""
 
     transpose: bool = False
     hflip: bool = False
@@ -46,7 +46,7 @@ class Orientation:
 
     @property
     def rotation_degrees(self) -> int:
-        """The clockwise turn: 0, 90, 180 or 270. A mirrored picture counts as turned, then mirrored left to right."""
+        """The clockwise turn: 0, 90, 180 or 270. A mirrored frame counts as turned, then mirrored left to right."""
         if self.transpose:
             return 270 if self.vflip else 90
         return 180 if self.vflip else 0
@@ -69,7 +69,7 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     data = _display_matrix(frame)
     if data is None:
         return Orientation()
-    # Row vectors: (x, y) of the stored picture is shown at (a x + c y, b x + d y), y pointing down.
+    # Row vectors: (x, y) of the stored frame is shown at (a x + c y, b x + d y), y pointing down.
     a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Orientation(transpose=True, hflip=c < 0, vflip=b < 0)
@@ -151,8 +151,8 @@ class Deinterlacer:
         return [(frame, self._pts.popleft()) for frame in frames]
 
 
-class PictureConverter:
-    """Converts decoded frames to the one kind of picture that the first frame decides (see the module)."""
+class FrameConverter:
+    """Converts decoded frames to the one kind that the first frame decides (see the module)."""
 
     def __init__(self, first: av.VideoFrame, is_still: bool) -> None:
         _drop_unknown_tags(first)
@@ -165,7 +165,7 @@ class PictureConverter:
         self.pix_fmt = _target_format(first, turned)
         self.tags = _target_tags(first, is_still)
         self._chains: dict[str, FilterChain] = {}
-        # One scaler for the whole file: its colour tables for HDR take seconds to build.
+        # One scaler for the whole file: its color tables for HDR take seconds to build.
         self._scaler = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
@@ -198,7 +198,7 @@ class PictureConverter:
         )
 
     def _flatten(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Flatten over black, which is to multiply the colours by alpha."""
+        """Flatten over black, which is to multiply the colors by alpha."""
         frame = frame.reformat(format="gbrap")
         frame.color_range = RANGE_FULL  # RGB always is, but a tag left from YUV would mislead the filter
         return self._filter("alpha", [("premultiply", "inplace=1"), ("format", "gbrp")], frame)
@@ -224,7 +224,7 @@ def _target_format(first: av.VideoFrame, turned: bool) -> str:
         return "yuv420p"
     if source.is_rgb or source.has_palette:
         return "yuv444p"
-    if len(source.components) <= 2:  # grey, with or without alpha
+    if len(source.components) <= 2:  # gray, with or without alpha
         return "yuv420p"
     subsampling = (16 // source.chroma_width(16), 16 // source.chroma_height(16))
     target = {(1, 1): "yuv444p", (2, 2): "yuv420p", (2, 1): "yuv422p", (4, 1): "yuv422p", (4, 4): "yuv420p"}

@@ -1,4 +1,4 @@
-"""Video files, pictures and animations in; upright SDR frames with exact timestamps out.
+"""Video files, still images and animations in; upright SDR frames with exact timestamps out.
 
     with open_video("clip.mp4") as video:
         print(video.info.width, video.info.height)
@@ -23,7 +23,7 @@ from tinyhd.errors import InputError, OptionError
 from tinyhd.video.containers import STILL_DEMUXERS, is_damaged_png, missing_bytes
 from tinyhd.video.demux import Source, decode_from, repair_times
 from tinyhd.video.frame import Frame, VideoInfo
-from tinyhd.video.pixel_format import Deinterlacer, PictureConverter
+from tinyhd.video.pixel_format import Deinterlacer, FrameConverter
 
 _DAMAGED = "Some of the file is damaged: only what could be decoded is delivered."
 
@@ -45,7 +45,7 @@ def read_frames(
 def open_video(
     path: str | os.PathLike[str], start: float | Fraction | None = None, end: float | Fraction | None = None
 ) -> "VideoReader":
-    """Open a video, animation or picture.
+    """Open a video, animation or still image.
 
     Args:
         path: a file; playlists and other formats that refer to further files are refused.
@@ -87,9 +87,9 @@ class VideoReader(Iterator[Frame]):
             raw = self._source.frames()
             first = next(raw, None)
             if first is None:
-                raise InputError(f"{str(path)!r} has a video stream, but no picture in it could be decoded.")
+                raise InputError(f"{str(path)!r} has a video stream, but no frame of it could be decoded.")
             is_still = _is_still(self._source)
-            self._convert = PictureConverter(first, is_still)
+            self._convert = FrameConverter(first, is_still)
             self.info = _describe(path, self._source, first, self._convert, is_still)
         except BaseException:
             self._source.close()
@@ -117,19 +117,19 @@ class VideoReader(Iterator[Frame]):
 
     def _deliver(self, raw: Iterator[av.VideoFrame]) -> Generator[Frame, None, None]:
         index = 0
-        for picture, pts in self._deinterlaced(self._stamped(self._complete(self._sought(raw)))):
+        for decoded, pts in self._deinterlaced(self._stamped(self._complete(self._sought(raw)))):
             time = pts * self.info.time_base - self.info.start_time
             if self._start is not None and time < self._start:
                 continue
             if self._end is not None and time >= self._end:
                 return
             try:
-                image = self._convert(picture)
+                image = self._convert(decoded)
             except av.error.FFmpegError as error:
                 if index == 0:
-                    kind = picture.format.name
+                    kind = decoded.format.name
                     raise InputError(
-                        f"{self.info.path!r} has pictures of a kind ({kind}) that cannot be used."
+                        f"{self.info.path!r} has frames in a pixel format ({kind}) that cannot be used."
                     ) from error
                 self._note_damage("Some frames could not be converted and were left out.")
                 continue
@@ -217,7 +217,7 @@ def _is_still(source: Source) -> bool:
 
 
 def _describe(
-    path: str | os.PathLike[str], source: Source, first: av.VideoFrame, convert: PictureConverter, is_still: bool
+    path: str | os.PathLike[str], source: Source, first: av.VideoFrame, convert: FrameConverter, is_still: bool
 ) -> VideoInfo:
     container, stream = source.container, source.stream
     time_base = stream.time_base or Fraction(1, 25)

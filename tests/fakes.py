@@ -3,9 +3,14 @@
 So a map carries the bar code of the frame it belongs to, and costs nothing to compute.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from tinyhd.network.config import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from tinyhd.network.model import TinyHD
 
 SCALE = 0.2
 """Map value of white."""
@@ -33,6 +38,22 @@ class GrayModel(FakeBackend):
         self.clips += len(clips)
         mean, std = (np.array(v, np.float32)[:, None, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
         return (clips * std + mean).clip(0, 1).mean(1) * np.float32(SCALE)
+
+
+def small_network() -> "TinyHD":
+    """A network with random weights that is quick and whose maps are not constant."""
+    import torch
+
+    from tinyhd.network.config import TinyHDConfig
+    from tinyhd.network.model import TinyHD
+
+    torch.manual_seed(0)
+    model = TinyHD(TinyHDConfig(True, 4, ("d2",), output_stride=4)).eval()
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if name.endswith("norm.weight"):
+                weights.mul_(3)
+    return model
 
 
 def as_picture(saliency: np.ndarray) -> np.ndarray:

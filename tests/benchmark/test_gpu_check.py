@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import small_network
 
 from benchmark import gpu_check
 from benchmark.gpu_check import main
 from tinyhd.inference.torch_backend import TorchBackend
+from tinyhd.network.weights import save_model
 
 PROGRAM = """
 import sys
@@ -24,8 +26,9 @@ sys.exit(gpu_check.main(sys.argv[1:]))
 
 
 @pytest.fixture
-def arguments() -> list[str]:
-    return ["--device", "cpu", "--batch-size", "1", "--no-compile"]
+def arguments(tmp_path: Path) -> list[str]:
+    save_model(small_network(), tmp_path / "small.safetensors")
+    return ["--model", str(tmp_path / "small.safetensors"), "--device", "cpu", "--batch-size", "1", "--no-compile"]
 
 
 @pytest.fixture(autouse=True)

@@ -67,9 +67,9 @@ class AtomicOutput:
 
     def __init__(self, path: Path, *, overwrite: bool = False, folder: bool = False) -> None:
         self.path, self.overwrite, self.folder = path, overwrite, folder
-        self.temporary = (
-            path.parent / f"{_OWN_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{'' if folder else path.suffix}"
-        )
+        mark = hashlib.sha256(os.path.abspath(path).encode(errors="surrogateescape")).hexdigest()[:8]
+        unique = f"{_OWN_PREFIX}{os.getpid()}-{mark}-{secrets.token_hex(4)}"
+        self.temporary = path.parent / f"{unique}{'' if folder else path.suffix}"
         check_target(path, (), overwrite, folder=folder)
         if not path.parent.is_dir():
             raise OutputError(f"{os.fspath(path)!r} cannot be written: there is no folder {os.fspath(path.parent)!r}.")
@@ -78,8 +78,12 @@ class AtomicOutput:
                 self.temporary.mkdir()
             else:
                 self.temporary.open("xb").close()
+            others = [other for other in path.parent.glob(f"{_OWN_PREFIX}*-{mark}-*") if other != self.temporary]
         except OSError as error:
             raise cannot_write(path, error) from error
+        if sys.platform != "win32" and any(_is_alive(_process_of(other)) for other in others):
+            self.discard()
+            raise OutputError(f"{os.fspath(path)!r} is being written by another run: wait for its end.")
 
     def __enter__(self) -> Self:
         return self
@@ -126,13 +130,10 @@ class AtomicOutput:
 
 def sweep(folder: Path) -> int:
     """Remove the temporary files in a folder that processes of this computer which have died left there; how many."""
-    if sys.platform == "win32":  # there is no harmless way to ask for a process there
-        return 0
     count = 0
     with contextlib.suppress(OSError):
         for child in list(folder.glob(f"{_OWN_PREFIX}*")):
-            process = child.name.removeprefix(_OWN_PREFIX).partition("-")[0]
-            if process.isdigit() and not _is_alive(int(process)):
+            if not _is_alive(_process_of(child)):
                 if child.is_dir() and not child.is_symlink():
                     shutil.rmtree(child, ignore_errors=True)
                 else:
@@ -141,7 +142,15 @@ def sweep(folder: Path) -> int:
     return count
 
 
+def _process_of(temporary: Path) -> int:
+    """The process that made a temporary file of this computer; 0 where its name is not one of ours."""
+    number = temporary.name.removeprefix(_OWN_PREFIX).partition("-")[0]
+    return int(number) if number.isdigit() else 0
+
+
 def _is_alive(process: int) -> bool:
+    if sys.platform == "win32" or process == 0:  # there is no harmless way to ask for a process there
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

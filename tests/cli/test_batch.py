@@ -15,6 +15,7 @@ import pytest
 from fakes import GrayModel
 
 from tinyhd.cli.main import annotate_main, main
+from tinyhd.errors import OutputError
 from tinyhd.files import AtomicOutput, sweep
 from tinyhd.options import InferenceOptions
 from tinyhd.pipeline.manifest import MANIFEST_NAME
@@ -186,6 +187,15 @@ def test_a_dead_process_leaves_nothing_for_long(tmp_path: Path) -> None:
     assert sweep(tmp_path) == 2
     assert list(tmp_path.iterdir()) == [mine.temporary]
     mine.discard()
+
+
+def test_two_runs_into_one_file(tmp_path: Path) -> None:
+    first = AtomicOutput(tmp_path / "y.mp4")
+    with pytest.raises(OutputError, match=r"y\.mp4' is being written by another run: wait for its end"):
+        AtomicOutput(tmp_path / "y.mp4", overwrite=True)
+    AtomicOutput(tmp_path / "z.mp4").discard()
+    assert list(tmp_path.iterdir()) == [first.temporary]
+    first.discard()
 
 
 _CHILD = """

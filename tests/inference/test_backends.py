@@ -339,3 +339,10 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_possible(tiny_file: Path, options: dict[str, str], match: str) -> None:
     with pytest.raises(OptionError, match=match):
         open_backend(InferenceOptions(model=str(tiny_file), **options))  # type: ignore[arg-type]
+
+
+def test_without_pytorch_other_weights_say_what_is_missing(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(tiny_file.parent / "cache")
+    monkeypatch.setitem(sys.modules, "tinyhd.network.convert", None)
+    with pytest.raises(OptionError, match=r"pip install 'tinyhd\[torch\]'"):
+        open_backend(InferenceOptions(model=str(tiny_file), device="cpu"))

@@ -278,11 +278,22 @@ def _kept_facts(folder: Path) -> dict[str, Any] | None:
 
 def convert(file: ModelFile, path: Path, *, half: bool = False) -> dict[str, Any]:
     """Write a model as OpenVINO's pair of files, `path` (.xml) and .bin, for one clip at a time; `half`: with weights
-    in half precision. Returns what is to be known of it, ready for JSON."""
+    in half precision. Returns what is to be known of it, ready for JSON.
+
+    Raises:
+        OptionError: PyTorch, which reads the weights, is not installed.
+        WeightsError: the weights cannot be loaded.
+    """
     import openvino
 
-    from tinyhd.network.convert import to_openvino
-    from tinyhd.network.weights import load_model_bytes
+    try:
+        from tinyhd.network.convert import to_openvino
+        from tinyhd.network.weights import load_model_bytes
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            "models other than the one that comes with tinyhd need PyTorch, to be converted once: "
+            "pip install 'tinyhd[torch]'."
+        ) from error
 
     model = load_model_bytes(file.read(), file.name)
     network = to_openvino(model)

@@ -254,6 +254,21 @@ def test_timestamps_far_behind_the_end_are_not_believed(tmp_path: Path) -> None:
     assert max(abs(t - u) for (_, t), (_, u) in zip(kept, given, strict=True)) < Fraction(1, 20)
 
 
+def test_durations_that_cannot_be_are_not_believed(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mp4", 50, audio=["aac"])
+    data = bytearray(source.read_bytes())
+    box = data.rindex(b"stts")  # the sound's: number of entries, then (packets, duration) of each
+    count = int.from_bytes(data[box + 8 : box + 12], "big")
+    data[box + 8 * count + 8 : box + 8 * count + 12] = (0x7E000000).to_bytes(4, "big")
+    source.write_bytes(data)
+    with av.open(str(source)) as container:
+        assert max(p.duration for p in container.demux(audio=0) if p.size) > 2**30
+    rewrite(source, tmp_path / "out.mp4")
+    assert len(absolute_times(tmp_path / "out.mp4")) == 50
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert (container.duration or 0) / av.time_base < 60
+
+
 def test_ac3_in_avi(tmp_path: Path) -> None:
     """AVI counts its packets, so that a tick is longer than a frame of AAC."""
     source = make_video(tmp_path / "in.avi", 50, codec="mpeg4", audio=["ac3"])

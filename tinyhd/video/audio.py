@@ -201,6 +201,8 @@ class _CopiedTrack:
         stamp = packet.dts if packet.dts is not None else packet.pts
         # the muxer takes increasing timestamps only; those of damaged files may not be
         tick = max(self._last + 1, stamp - self._shift) if stamp is not None else self._end
+        if packet.duration and not 0 < packet.duration * packet.time_base < _LONGEST_GAP_SECONDS:
+            packet.duration = 0  # the muxer refuses those that do not fit into 32 bits
         self._last, self._end = tick, tick + max(1, packet.duration or 0)
         packet.pts = packet.dts = tick
         packet.stream = self._stream

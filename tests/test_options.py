@@ -71,6 +71,15 @@ def test_text_that_is_refused(values: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_no_program_is_named_from_elsewhere() -> None:
+    assert EncoderOptions(ffmpeg="/usr/bin/ffmpeg").ffmpeg
+    for values in ({"ffmpeg": "/bin/sh"}, {"ffmpeg": "/bin/sh", "ffmpeg_args": "-c true"}):
+        with pytest.raises(OptionError, match="ffmpeg runs a program, so it can be given on the command line and in"):
+            EncoderOptions.from_mapping(values)
+        with pytest.raises(OptionError, match="runs a program"):
+            Job.from_mapping({"input": "a.mp4", **values})
+
+
 def test_the_opacity_of_a_style() -> None:
     assert RenderOptions("spotlight").effective_opacity == 0.75
     assert RenderOptions("spotlight", opacity=0.2).effective_opacity == 0.2

@@ -47,6 +47,8 @@ class Choice:
     metavar: str | None = None
     advanced: bool = False
     """Forms show it only when asked for more."""
+    runs_program: bool = False
+    """It names a program, or what is passed to one: never taken from forms, lists or the web."""
 
 
 def option(default: Any, help: str, **facts: Any) -> Any:
@@ -73,6 +75,7 @@ class Options:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise OptionError(f"there is no option {unknown[0]!r}; the options are {', '.join(known)}.")
+        refuse_programs(cls, values)
         given = {name: value for name, value in values.items() if value is not None and value != ""}
         return cls(**{name: convert(name, value, known[name]) for name, value in given.items()})
 
@@ -195,9 +198,14 @@ class EncoderOptions(Options):
         "encode through this ffmpeg program instead of the built-in FFmpeg, for encoders that it lacks",
         metavar="PATH",
         advanced=True,
+        runs_program=True,
     )
     ffmpeg_args: str | None = option(
-        None, "further output options for --ffmpeg, as one quoted string", metavar="ARGS", advanced=True
+        None,
+        "further output options for --ffmpeg, as one quoted string",
+        metavar="ARGS",
+        advanced=True,
+        runs_program=True,
     )
 
     def __post_init__(self) -> None:
@@ -343,6 +351,13 @@ def _two_numbers(text: str, pattern: str) -> tuple[float, float] | None:
 def choices(cls: type) -> dict[str, Choice]:
     """The `Choice` of each field of a dataclass that has one, by name."""
     return {field.name: field.metadata["choice"] for field in dataclasses.fields(cls) if "choice" in field.metadata}
+
+
+def refuse_programs(cls: type, values: Mapping[str, Any]) -> None:
+    """Refuse values from elsewhere that would run a program. Raises `OptionError`."""
+    for name, choice in choices(cls).items():
+        if choice.runs_program and values.get(name) not in (None, ""):
+            raise OptionError(f"{name} runs a program, so it can be given on the command line and in Python only.")
 
 
 def field_types(cls: type) -> dict[str, type]:

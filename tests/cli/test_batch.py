@@ -76,6 +76,9 @@ def test_options_of_single_rows(folder: Path, capsys: pytest.CaptureFixture[str]
     (folder / "wrong.csv").write_text("input,stile\na.mp4,heatmap\n")
     assert annotate_main(["--from-file", "wrong.csv", "--output-dir", "out2"]) == 1
     assert "there is no option 'stile'" in capsys.readouterr().err
+    (folder / "program.jsonl").write_text('{"input": "a.mp4", "ffmpeg": "/bin/sh"}')
+    assert annotate_main(["--from-file", "program.jsonl", "--output-dir", "out3"]) == 1
+    assert "ffmpeg runs a program" in capsys.readouterr().err
     (folder / "empty.csv").write_text("file\na.mp4\n")
     assert annotate_main(["--from-file", "empty.csv"]) == 1
     assert "row 1 names no input" in capsys.readouterr().err

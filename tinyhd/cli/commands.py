@@ -14,7 +14,14 @@ from tinyhd.cli.arguments import read_options
 from tinyhd.cli.messages import JobProgress, data
 from tinyhd.errors import OptionError, TinyHDError
 from tinyhd.files import OUTPUT_TAG, check_target, make_folder, sweep
-from tinyhd.options import BatchOptions, EncoderOptions, InferenceOptions, RenderOptions
+from tinyhd.options import (
+    BatchOptions,
+    EncoderOptions,
+    InferenceOptions,
+    RenderOptions,
+    convert,
+    field_types,
+)
 
 if TYPE_CHECKING:
     from tinyhd.pipeline.batch import Job
@@ -136,14 +143,17 @@ def _job(row: dict[str, Any], template: dict[str, Any], names: "_OutputNames", o
 
     file = Path(row["input"])
     job = Job(**template, **names.of(file), input=file, action=options.command, overwrite=options.overwrite)
-    own = {name: value for name, value in row.items() if name != "input"}
-    if not own:
-        return job
-    flat = {**job.inference.to_dict(), **job.render.to_dict(), **job.encoder.to_dict()}
-    flat |= {f.name: getattr(job, f.name) for f in dataclasses.fields(job)}
+    own = {name: value for name, value in row.items() if name != "input" and value not in (None, "")}
     for group in ("inference", "render", "encoder"):
-        del flat[group]
-    return Job.from_mapping(flat | {name: value for name, value in own.items() if value not in (None, "")})
+        options_of = getattr(job, group)
+        given = {name: own.pop(name) for name in field_types(type(options_of)) if name in own}
+        if given:  # checked as what comes from elsewhere, then laid over the command's own
+            type(options_of).from_mapping(given)
+            kinds = field_types(type(options_of))
+            values = {name: convert(name, value, kinds[name]) for name, value in given.items()}
+            job = dataclasses.replace(job, **{group: dataclasses.replace(options_of, **values)})
+    rest = Job.from_mapping({"input": file, **own})
+    return dataclasses.replace(job, **{name: getattr(rest, name) for name in own})
 
 
 class _Tally:

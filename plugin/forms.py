@@ -26,8 +26,6 @@ _LABELS = {
     "skip_failures": "Skip videos that failed before",
     "cuts": "Look for shot cuts",
     "sampling_rate": "Frames a second that the model sees",
-    "ffmpeg": "ffmpeg program",
-    "ffmpeg_args": "Options for the ffmpeg program",
 }
 _COLORMAPS = ("turbo", "inferno", "magma", "viridis", "jet", "hot", "gray")
 _HELP = {
@@ -63,7 +61,7 @@ def option_inputs(
     defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)}
     made = {}
     for name, choice in choices(kind).items():
-        if choice.advanced != advanced:
+        if choice.advanced != advanced or choice.runs_program:
             continue
         value_type, default = field_types(kind)[name], defaults[name]
         help = (descriptions or {}).get(name) or _HELP.get(name) or choice.help

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from tinyhd.options import EncoderOptions, InferenceOptions, MomentOptions, ReframeOptions, RenderOptions
     from tinyhd.pipeline.analyze import analyze
     from tinyhd.pipeline.annotate import AnnotateResult, annotate
-    from tinyhd.pipeline.moments import MomentsResult, moments
+    from tinyhd.pipeline.moments import moments
     from tinyhd.pipeline.reframe import ReframeResult, reframe
+    from tinyhd.pipeline.report import report
     from tinyhd.saliency.track import SaliencyTrack
     from tinyhd.video.frame import Frame, VideoInfo
     from tinyhd.video.reader import probe, read_frames
@@ -41,7 +42,6 @@ _MODULES = {
     "Frame": "video.frame",
     "InferenceOptions": "options",
     "MomentOptions": "options",
-    "MomentsResult": "pipeline.moments",
     "Prediction": "inference.predict",
     "ReframeOptions": "options",
     "ReframeResult": "pipeline.reframe",
@@ -60,6 +60,7 @@ _MODULES = {
     "probe": "video.reader",
     "read_frames": "video.reader",
     "reframe": "pipeline.reframe",
+    "report": "pipeline.report",
 }
 
 __all__ = [
@@ -68,7 +69,6 @@ __all__ = [
     "Frame",
     "InferenceOptions",
     "MomentOptions",
-    "MomentsResult",
     "Prediction",
     "ReframeOptions",
     "ReframeResult",
@@ -87,6 +87,7 @@ __all__ = [
     "probe",
     "read_frames",
     "reframe",
+    "report",
 ]
 
 

@@ -7,7 +7,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from tinyhd.cli import commands, moments, reframe
+from tinyhd.cli import commands, moments, reframe, report
 from tinyhd.cli.arguments import add_options, seconds
 from tinyhd.cli.messages import logging_to_stderr
 from tinyhd.cli.signals import Terminated, ended_by_signals
@@ -152,5 +152,6 @@ _COMMANDS = {
     "analyze": (_ANALYZE, _fill_analyze, commands.run_many),
     "reframe": (reframe.DESCRIPTION, reframe.fill, reframe.run),
     "moments": (moments.DESCRIPTION, moments.fill, moments.run),
+    "report": (report.DESCRIPTION, report.fill, report.run),
     "export": (_EXPORT, _fill_export, commands.export),
 }

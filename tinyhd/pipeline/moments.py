@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,17 @@ from tinyhd.files import AtomicOutput, StrPath, cannot_write, check_target, make
 from tinyhd.inference.backends import Backend
 from tinyhd.options import InferenceOptions, MomentOptions
 from tinyhd.pipeline.analyze import Progress, Seconds, track_of
+from tinyhd.pipeline.frames import frames_in
 from tinyhd.render.stills import contact_sheet, encode_still, scaled
 from tinyhd.saliency.focus import FOCUS_DEFINITION, FocusCurve, focus_curve
 from tinyhd.saliency.regions import share_in_boxes
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.version import __version__
 from tinyhd.video.frame import Frame, VideoInfo
-from tinyhd.video.reader import open_video, probe
+from tinyhd.video.reader import probe
 
 _PEAKS_EACH = 3
 """Peaks that are looked at for each moment wanted."""
-_SEEK_SECONDS = 10.0
-"""Between peaks that are further apart than this the file is not read."""
 _QUALITY_SIDE, _THUMBNAIL = 512, (32, 18)
 _TONES, _CLIPPED = 0.4, (3, 252)
 """What a well exposed picture spans from its 5th to its 95th percentile of luma, 0 to 1; levels that are clipped."""
@@ -129,9 +127,9 @@ def moments(
     names = [folder / f"{stem}.moment-{number:02d}{suffix}" for number in range(1, len(found) + 1)]
     focused, scattered = focused_spans(curve), scattered_spans(curve)
     for name, each in zip(names, found, strict=True):
-        _write(name, encode_still(each.pixels, options.format))
+        write_file(name, encode_still(each.pixels, options.format))
     captions = [f"{each.moment.time_seconds:.2f} s, focus {each.moment.focus:.0f}" for each in found]
-    _write(sheet, encode_still(contact_sheet([each.pixels for each in found], captions), options.format))
+    write_file(sheet, encode_still(contact_sheet([each.pixels for each in found], captions), options.format))
     content = {
         "source": facts.source.name,
         "model": facts.model,
@@ -145,7 +143,7 @@ def moments(
         "focused": [asdict(span) for span in focused],
         "scattered": [asdict(span) for span in scattered],
     }
-    _write(table, json.dumps(rounded(content), indent=1, ensure_ascii=False).encode())
+    write_file(table, json.dumps(rounded(content), indent=1, ensure_ascii=False).encode())
     for path in set(earlier) - set(names):
         path.unlink(missing_ok=True)
     return MomentsResult(
@@ -185,11 +183,11 @@ def find_moments(
     peaks = most_promising(find_peaks(curve), _PEAKS_EACH * options.count)
     candidates: list[Candidate] = []
     best: dict[Peak, tuple[float, Frame]] = {}
-    for frame, near in _frames_near(input, peaks):
+    for frame, numbers in frames_in(input, [(peak.start_seconds, peak.end_seconds) for peak in peaks]):
         (saliency,) = track.own_maps_at([frame.time_seconds])
         picture = assess(frame.image, saliency)
         value = float(np.interp(frame.time_seconds, curve.times, curve.smooth))
-        for peak in near:
+        for peak in (peaks[number] for number in numbers):
             candidates.append(Candidate(frame.time_seconds, peak, value, picture))
             worth = value * picture.sharpness * picture.exposure
             if peak not in best or worth > best[peak][0]:
@@ -254,22 +252,6 @@ def _checked(input: StrPath) -> VideoInfo:
     return info
 
 
-def _frames_near(input: StrPath, peaks: Sequence[Peak]) -> Iterator[tuple[Frame, list[Peak]]]:
-    """Each frame that could stand for a peak, and the peaks it could stand for."""
-    groups: list[list[Peak]] = []
-    for peak in sorted(peaks, key=lambda peak: peak.start_seconds):
-        if not groups or peak.start_seconds > max(p.end_seconds for p in groups[-1]) + _SEEK_SECONDS:
-            groups.append([])
-        groups[-1].append(peak)
-    for group in groups:
-        end = max(peak.end_seconds for peak in group) + 1e-3
-        with open_video(input, group[0].start_seconds, end) as video:
-            for frame in video:
-                at = frame.time_seconds
-                if near := [p for p in group if p.start_seconds - 1e-6 <= at <= p.end_seconds + 1e-6]:
-                    yield frame, near
-
-
 def _cropped(frame: Frame, info: VideoInfo, box: tuple[float, float, float, float]) -> np.ndarray:
     """The part of a frame in a box, uint8 RGB with square pixels."""
     pixels = frame.to_rgb()
@@ -282,7 +264,8 @@ def _cropped(frame: Frame, info: VideoInfo, box: tuple[float, float, float, floa
     return scaled(pixels, max(1, round(pixels.shape[1] * float(info.sample_aspect_ratio))), pixels.shape[0])
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole; one that is there is replaced. Raises `OutputError`."""
     with AtomicOutput(path, overwrite=True) as output:
         try:
             output.temporary.write_bytes(content)

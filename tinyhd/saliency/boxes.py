@@ -23,6 +23,8 @@ class MovingBox:
     """Seconds after the container's start, increasing; one: the box is there all the time."""
     boxes: tuple[tuple[float, float, float, float] | None, ...]
     """Left, top, right, bottom as fractions of the upright picture; None: from this time on there is no box."""
+    outline: tuple[tuple[float, float], ...] = ()
+    """Corners (x, y) of the polygon that this is the box of, as fractions; () where it is a box itself."""
 
     def at(self, times: np.ndarray) -> np.ndarray:
         """The box at some times: float (N, 4), NaN where there is none.
@@ -101,7 +103,9 @@ def _moving(name: str, value: Any, scale: np.ndarray) -> MovingBox:
         if boxes[0] is None:
             raise ValueError(f"the region {name!r} starts without a box")
         return MovingBox(name, tuple(map(float, times)), tuple(boxes))
-    return MovingBox(name, (0.0,), (_box(name, value, scale),))
+    box = _box(name, value, scale)
+    outline = () if is_number(value[0]) else corners_of(name, value)
+    return MovingBox(name, (0.0,), (box,), tuple((x / scale[0], y / scale[1]) for x, y in outline))
 
 
 def _box(name: str, value: Any, scale: np.ndarray) -> tuple[float, float, float, float]:

@@ -72,7 +72,7 @@ def html(
     except ImportError as error:
         raise OptionError('reports need the extra "report": pip install "tinyhd[report]".') from error
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, seconds=_seconds, points=lambda value: f"{value:.0f}", data=_data)
+    environment.filters.update(percent=_percent, seconds=_seconds, points=_points, signed=_signed, data=_data)
     text = resources.files("tinyhd.applications").joinpath("report.html").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         title=title or "Attention in " + " and ".join(video.name for video in videos),
@@ -213,6 +213,14 @@ def _percent(value: float | None) -> str:
 
 def _seconds(value: float | None) -> str:
     return "never" if value is None else f"{value:.1f} s"
+
+
+def _points(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _data(content: bytes) -> str:

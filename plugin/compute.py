@@ -19,24 +19,40 @@ import numpy as np
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
+from tinyhd.applications.moments import find_peaks, focused_spans, most_promising, scattered_spans
 from tinyhd.errors import TinyHDError
 from tinyhd.files import AtomicOutput, make_folder
 from tinyhd.options import InferenceOptions
 from tinyhd.pipeline.analyze import Backend, analysis
 from tinyhd.render.grayscale import encode_display_map
 from tinyhd.render.normalize import Normalizer
+from tinyhd.saliency.focus import FocusCurve, focus_curve, smoothed_curve
 from tinyhd.saliency.regions import share_in_boxes
 from tinyhd.saliency.stats import StatsComputer, VideoStats, VideoSummary
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.playback import browser_plays
 
-from .media import all_videos, app_frames, app_rate, check_videos, dataset_of, default_folder, metadata_of
+from . import appearance
+from .media import (
+    all_videos,
+    app_frames,
+    app_number,
+    app_rate,
+    check_videos,
+    dataset_of,
+    default_folder,
+    metadata_of,
+    without_faint,
+)
 from .progress import Cancelled, Progress, ProgressTracker, RunSummary, count
 from .runs import Run, list_runs
-from .settings import Fields, Settings, detection_path, seen
+from .settings import STATISTICS, Fields, Settings, detection_path, seen
 
 TRACK = "saliency.track.npz"
 """In the folder of a video's maps: what the model saw, for everything else that is made of it."""
+
+MOMENTS = 10
+"""Key moments of a video, at most."""
 
 _FRAMES_AT_ONCE = 500
 """Frames whose values are written to the database in one go."""
@@ -89,7 +105,10 @@ def compute(
     run = Run(dataset, settings, backend, maps_dir.absolute())
     make_folder(run.folder)
     with run:
+        is_new = not dataset.has_frame_field(fields.field)
         fields.declare(dataset, settings.detections)
+        if is_new:
+            run.update(appearance=appearance.show(dataset, fields.heatmap))
         todo = wanted(samples, settings)
         _sweep(run.folder, dataset, fields)
         outcome.skipped = len(paths) - len(todo)
@@ -196,7 +215,9 @@ class _Video:
         self._videos, self._id, self._path = videos, sample_id, path
         self._settings, self._fields = settings, Fields(settings.field)
         self._target = folder / f"{sample_id}-{secrets.token_hex(4)}"  # browsers keep images by name
-        self._values: dict[int, tuple[str, tuple[float, ...]]] = {}  # by frame number: a map's name, and statistics
+        self._names: list[str] = []  # of frames' maps
+        self._rows: list[tuple[float, ...]] = []  # frames' times, and `STATISTICS` without focus
+        self._shown: list[int] = []  # the frame at each frame number of the App
         self._boxes = [_Boxes(videos, sample_id, name, settings.field) for name in settings.detections]
         [self._metadata] = self._view().values("metadata")
         self.is_playable = True
@@ -237,17 +258,29 @@ class _Video:
                 self._settings.normalize, run.display_scale, found.info.value_range if found else None
             )
             name, stride = "", self._settings.stride
-            for numbers, (frame, saliency, is_cut) in app_frames(run, app_rate(self._metadata, info), info):
+            self._rate = app_rate(self._metadata, info)
+            for numbers, (frame, saliency, is_cut) in app_frames(run, self._rate, info):
                 stats = compute(saliency, frame.index, frame.time_seconds)
                 temporal = self._stats.add(saliency, stats, is_cut)
-                shown = normalize(saliency, frame.time_seconds, is_cut)
+                shown = without_faint(normalize(saliency, frame.time_seconds, is_cut))
                 if frame.index % stride == 0:
                     name = f"{frame.index + 1:06d}.png"
                     png = encode_display_map(shown, round(info.width * info.sample_aspect_ratio), info.height)
                     (folder / name).write_bytes(png)
-                values = (stats.peak_x, stats.peak_y, stats.spread, stats.entropy_bits, *temporal)
+                self._names.append(name)
+                self._rows.append(
+                    (
+                        frame.time_seconds,
+                        stats.entropy_bits,
+                        stats.spread,
+                        temporal.center_share,
+                        stats.peak_x,
+                        stats.peak_y,
+                        temporal.peak_speed,
+                    )
+                )
                 for number in numbers:
-                    self._values[number] = name, values
+                    self._shown.append(frame.index)
                     for boxes in self._boxes:
                         boxes.add(number, saliency)
                 meter.frame()
@@ -256,6 +289,8 @@ class _Video:
             self._warnings = list(run.reader.warnings)
         if not self.is_playable:
             self._warnings.append(f"Browsers do not play {info.codec} in this container.")
+        with SaliencyTrack(track) as kept:
+            self._columns, self._curve = smooth_columns(np.array(self._rows), kept)
 
     def save(self) -> VideoSummary:
         """Write to the database."""
@@ -265,11 +300,18 @@ class _Video:
             self._save_frames()
             for boxes in self._boxes:
                 boxes.save()
-            stats = fo.DynamicEmbeddedDocument(**summary.__dict__, maps=str(self._target), warnings=self._warnings)
             known = isinstance(self._metadata, fo.VideoMetadata) and self._metadata.frame_rate
-            if not (known and self._metadata.frame_width):
+            fills = not (known and self._metadata.frame_width)
+            stats = fo.DynamicEmbeddedDocument(
+                **summary.__dict__,
+                maps=str(self._target),
+                warnings=self._warnings,
+                filled_metadata=fills,
+            )
+            if fills:
                 self._set("metadata", metadata_of(self._info, summary.frame_count))
             self._set(self._fields.error, None)
+            self._set(self._fields.moments, fo.TemporalDetections(detections=self._moments()))
             self._set(self._fields.stats, stats)
         except BaseException:
             shutil.rmtree(self._target, ignore_errors=True)
@@ -285,15 +327,51 @@ class _Video:
         return self._videos.select(self._id)
 
     def _save_frames(self) -> None:
-        values = iter(self._values.items())
-        while chunk := list(islice(values, _FRAMES_AT_ONCE)):
+        numbers = iter(enumerate(self._shown, start=1))
+        while chunk := list(islice(numbers, _FRAMES_AT_ONCE)):
             labels = {
                 number: fo.Heatmap(
-                    map_path=str(self._target / name), **dict(zip(self._fields.FRAME_NUMBERS, numbers, strict=True))
+                    map_path=str(self._target / self._names[index]),
+                    **{name: float(column[index]) for name, column in self._columns.items()},
                 )
-                for number, (name, numbers) in chunk
+                for number, index in chunk
             }
             self._videos.set_values(self._fields.heatmap, {self._id: labels}, key_field="id", expand_schema=False)
+
+    def _moments(self) -> list[fo.TemporalDetection]:
+        """Labels on the time line."""
+
+        def label(name: str, start: float, end: float, score: float) -> fo.TemporalDetection:
+            first, last = (app_number(self._info, self._rate, time) for time in (start, end))
+            first = min(max(first, 1), len(self._shown))
+            support = [first, min(max(last, first), len(self._shown))]
+            return fo.TemporalDetection(label=name, support=support, confidence=score)
+
+        peaks = most_promising(find_peaks(self._curve), MOMENTS)
+        found = [label("key moment", p.start_seconds, p.end_seconds, p.focus / 100) for p in peaks]
+        for name, spans in (("focused", focused_spans(self._curve)), ("scattered", scattered_spans(self._curve))):
+            found += [label(name, span.start_seconds, span.end_seconds, span.score) for span in spans]
+        return found
+
+
+_SMOOTHED = ("entropy_bits", "spread", "center_share")
+
+
+def smooth_columns(rows: np.ndarray, track: SaliencyTrack) -> tuple[dict[str, np.ndarray], FocusCurve]:
+    """Statistics by name, one value for each frame, free from the rhythm of the network's windows; and the focus.
+
+    Args:
+        rows: (N, 7): each frame's time in seconds, and its `STATISTICS` besides focus.
+        track: of the video.
+    """
+    times, *values = rows.T
+    columns = dict(zip([name for name in STATISTICS if name != "focus"], values, strict=True))
+    curve = focus_curve(track)
+    columns["focus"] = np.interp(times, curve.times, curve.smooth)
+    for name in _SMOOTHED:
+        at_samples = np.interp(curve.times, times, columns[name])
+        columns[name] = np.interp(times, curve.times, smoothed_curve(curve.times, at_samples, track.cuts).smooth)
+    return columns, curve
 
 
 class _Boxes:

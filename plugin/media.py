@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+import numpy as np
 from fiftyone.core.clips import ClipsView
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.patches import PatchesView
@@ -17,6 +18,14 @@ from tinyhd.errors import OptionError
 from tinyhd.pipeline.analyze import Prediction
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import constant_rate
+
+FAINT = 0.12
+"""Displayed attention below which nothing is drawn: the App draws every other value opaquely."""
+
+
+def without_faint(shown: np.ndarray) -> np.ndarray:
+    """A map as it is displayed, in [0, 1], with zero where attention is faint, and no step there."""
+    return np.clip((shown - FAINT) / (1 - FAINT), 0, 1)
 
 
 def check_videos(samples: SampleCollection) -> None:
@@ -38,7 +47,11 @@ def all_videos(dataset: fo.Dataset) -> SampleCollection:
     return dataset.select_group_slices(media_type="video") if dataset.media_type == "group" else dataset
 
 
-def default_folder(dataset: fo.Dataset, filepath: str, name: str = "saliency") -> Path:
+DEFAULT_FOLDER = "saliency"
+"""For maps, beside the media."""
+
+
+def default_folder(dataset: fo.Dataset, filepath: str, name: str = DEFAULT_FOLDER) -> Path:
     """Where files made for a dataset go: beside its media, or in FiftyOne's own folder where that is read-only."""
     beside = Path(filepath).parent
     if not os.access(beside, os.W_OK):
@@ -52,19 +65,26 @@ def app_rate(metadata: Any, info: VideoInfo) -> Fraction:
     return Fraction(known).limit_denominator(100_000) if known else constant_rate(info)
 
 
+def app_number(info: VideoInfo, rate: Fraction, seconds: float | Fraction) -> int:
+    """The number, from 1 on, at which the App shows what starts at a time, in seconds after the container's start.
+
+    Number n stands for the time (n - 1) / rate on the file's own clock, and players show the last frame that starts
+    before: a frame that starts less than half a number later belongs to n.
+    """
+    return math.floor((info.start_time + Fraction(seconds)) * rate + Fraction(1, 2)) + 1
+
+
 def app_frames(
     predictions: Iterable[Prediction], rate: Fraction, info: VideoInfo
 ) -> Iterator[tuple[range, Prediction]]:
-    """Each prediction with the frame numbers, from 1 on, at which the App shows its frame.
+    """Each prediction with the frame numbers at which the App shows its frame.
 
-    The App counts from the file's time 0 on at a constant rate: number n stands for the time (n - 1) / rate, and the
-    player shows the last frame that starts before. So a frame that starts less than half a number later belongs to n,
-    frames of variable rates have several numbers or none, and a late first frame has all numbers before it.
+    Frames of variable rates have several numbers or none, and a late first frame has all numbers before it.
     """
     waiting: Prediction | None = None
     first = 1
     for prediction in predictions:
-        number = math.floor((info.start_time + prediction.frame.time) * rate + Fraction(1, 2)) + 1
+        number = app_number(info, rate, prediction.frame.time)
         if waiting is not None:
             yield range(first, number), waiting
             first = max(first, number)

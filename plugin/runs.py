@@ -15,14 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+from fiftyone import ViewField as F
+from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.store import ExecutionStore
 
 import tinyhd
 from tinyhd.errors import OptionError
 from tinyhd.pipeline.analyze import Backend
 
+from . import appearance
+from .media import DEFAULT_FOLDER, all_videos
 from .progress import describe_error
 from .settings import Fields, Settings, detection_fields, detection_path
+
+_FRAME_DEFAULTS = ("id", "frame_number", "created_at", "last_modified_at")
 
 METHOD = "tinyhd/compute_saliency"
 _STORE = "tinyhd_saliency"
@@ -198,11 +204,20 @@ def delete_run(dataset: fo.Dataset, field: str) -> None:
     if is_alive(dataset, field):
         raise OptionError(f"the run {field!r} is at work: cancel it first.")
     fields = Fields(field)
+    videos = all_videos(dataset)
+    if dataset.has_sample_field(fields.stats):
+        if dataset.has_field(f"{fields.stats}.filled_metadata"):
+            filled = videos.match(F(f"{fields.stats}.filled_metadata") == True)  # noqa: E712 - for the database
+            videos.set_values("metadata", dict.fromkeys(filled.values("id")), key_field="id")
+        for name in [name for name in dataset.list_indexes() if name.startswith(f"{fields.stats}.")]:
+            dataset.drop_index(name)
     if dataset.has_frame_field(field):
         dataset.delete_frame_field(field)
-    for name in (fields.stats, fields.error):
+        _delete_empty_frames(dataset, videos)
+    for name in fields.of_samples:
         if dataset.has_sample_field(name):
             dataset.delete_sample_field(name)
+    appearance.hide(dataset, fields.heatmap, record.get("appearance") or {})
     for name in set(record.get("detections", ())) & set(detection_fields(dataset)):
         path = f"{detection_path(dataset, name)}.{field}"
         if dataset.has_field(path):
@@ -210,7 +225,23 @@ def delete_run(dataset: fo.Dataset, field: str) -> None:
     for folder in record.get("folders", ()):
         if re.fullmatch(rf"{field}-[0-9a-f]{{8}}", Path(folder).name):  # as `Run` makes them, whatever the record says
             shutil.rmtree(folder, ignore_errors=True)
+            if Path(folder).parent.name == DEFAULT_FOLDER:
+                with contextlib.suppress(OSError):
+                    Path(folder).parent.rmdir()  # where nothing else is in it
     dataset.delete_run(field)
+
+
+def _delete_empty_frames(dataset: fo.Dataset, videos: SampleCollection) -> None:
+    """Remove the frame documents that hold nothing at all, as a run leaves them."""
+    own = [name for name in dataset.get_frame_field_schema() if name not in _FRAME_DEFAULTS]
+    empty = videos
+    condition = F("frame_number") > 0
+    for name in own:
+        condition = condition & (F(name) == None)  # noqa: E711 - for the database
+    empty = videos.match_frames(condition)
+    ids = [i for found in empty.values("frames.id") for i in found or ()]
+    if ids:
+        dataset.delete_frames(ids)
 
 
 def _store(dataset: fo.Dataset) -> ExecutionStore:

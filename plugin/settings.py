@@ -138,14 +138,23 @@ class RenderSettings(Parameters):
         return f"{self.name}_path"
 
 
+STATISTICS = {
+    "focus": "Focus: share of the attention on the most attended twentieth of the picture, percent; 5 is none, 100 all",
+    "entropy_bits": "Entropy in bits: low where attention is gathered; at most 15.6",
+    "spread": "Spread: root mean square distance from the center of attention, in picture diagonals",
+    "center_share": "Share of the attention in the middle half of width and height, 0 to 1",
+    "peak_x": "Where most attention is, 0 at the left edge to 1 at the right one",
+    "peak_y": "Where most attention is, 0 at the top to 1 at the bottom",
+    "peak_speed": "How fast the place of most attention moves, in picture diagonals per second",
+}
+"""What is stored of each heat map, and as a mean of each video."""
+
+
 @dataclass(frozen=True)
 class Fields:
     """The fields of one run, by the name that was chosen for the heat maps."""
 
     field: str
-
-    FRAME_NUMBERS = ("peak_x", "peak_y", "spread", "entropy_bits", "center_share", "peak_speed")
-    """Attributes of each heat map, and of each video's summary."""
 
     @property
     def heatmap(self) -> str:
@@ -157,34 +166,59 @@ class Fields:
         return f"{self.field}_stats"
 
     @property
+    def moments(self) -> str:
+        """Of the sample: key moments, and spans of focused and scattered attention."""
+        return f"{self.field}_moments"
+
+    @property
     def error(self) -> str:
         return f"{self.field}_error"
 
     def declare(self, dataset: fo.Dataset, detections: tuple[str, ...]) -> None:
-        """Make sure that the dataset's schema has all of them."""
+        """Make sure that the dataset's schema has all of them, described, and indexed so that “Sort by” offers them."""
         if not dataset.has_frame_field(self.field):
-            dataset.add_frame_field(self.field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
-            for name in self.FRAME_NUMBERS:
-                dataset.add_frame_field(f"{self.field}.{name}", fo.FloatField)
+            about = "Where people look, predicted by TinyHD"
+            dataset.add_frame_field(
+                self.field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap, description=about
+            )
+            for name, about in STATISTICS.items():
+                dataset.add_frame_field(f"{self.field}.{name}", fo.FloatField, description=about)
         if not dataset.has_sample_field(self.stats):
-            dataset.add_sample_field(self.stats, fo.EmbeddedDocumentField, embedded_doc_type=fo.DynamicEmbeddedDocument)
-            for name in self.FRAME_NUMBERS:
-                dataset.add_sample_field(f"{self.stats}.{name}", fo.FloatField)
-            dataset.add_sample_field(f"{self.stats}.frame_count", fo.IntField)
-            dataset.add_sample_field(f"{self.stats}.maps", fo.StringField)
-            dataset.add_sample_field(f"{self.stats}.warnings", fo.ListField, subfield=fo.StringField)
+            about = "Attention in the whole video: means over its frames"
+            document = fo.DynamicEmbeddedDocument
+            dataset.add_sample_field(
+                self.stats, fo.EmbeddedDocumentField, embedded_doc_type=document, description=about
+            )
+            for name, about in STATISTICS.items():
+                dataset.add_sample_field(f"{self.stats}.{name}", fo.FloatField, description=about)
+                dataset.create_index(f"{self.stats}.{name}")
+            dataset.add_sample_field(f"{self.stats}.frame_count", fo.IntField, description="Frames of the video")
+            dataset.add_sample_field(f"{self.stats}.maps", fo.StringField, description="Folder of the maps")
+            dataset.add_sample_field(f"{self.stats}.filled_metadata", fo.BooleanField)
+            about = "What was met while the video was read"
+            dataset.add_sample_field(f"{self.stats}.warnings", fo.ListField, subfield=fo.StringField, description=about)
+        if not dataset.has_sample_field(self.moments):
+            about = "Key moments, and spans in which attention is focused or scattered"
+            dataset.add_sample_field(
+                self.moments, fo.EmbeddedDocumentField, embedded_doc_type=fo.TemporalDetections, description=about
+            )
         if not dataset.has_sample_field(self.error):
-            dataset.add_sample_field(self.error, fo.StringField)
+            dataset.add_sample_field(self.error, fo.StringField, description="Why saliency failed")
         for name in detections:
             path = f"{detection_path(dataset, name)}.{self.field}"
             if not dataset.has_field(path):
-                dataset.add_frame_field(path.removeprefix("frames."), fo.FloatField)
+                about = "Share of the frame's attention inside the box"
+                dataset.add_frame_field(path.removeprefix("frames."), fo.FloatField, description=about)
+
+    @property
+    def of_samples(self) -> tuple[str, ...]:
+        return (self.stats, self.moments, self.error)
 
     def taken(self, dataset: fo.Dataset) -> str | None:
         """The first of them that the dataset has."""
         if dataset.has_frame_field(self.field):
             return self.heatmap
-        return next((name for name in (self.stats, self.error) if dataset.has_sample_field(name)), None)
+        return next((name for name in self.of_samples if dataset.has_sample_field(name)), None)
 
 
 def detection_fields(dataset: fo.Dataset) -> list[str]:

@@ -45,7 +45,7 @@ from .media import (
     without_faint,
 )
 from .progress import Cancelled, Progress, ProgressTracker, RunSummary, count
-from .runs import Run, list_runs
+from .runs import Run, list_runs, shown_by_others
 from .settings import STATISTICS, Fields, Settings, detection_path, seen
 
 TRACK = "saliency.track.npz"
@@ -108,7 +108,7 @@ def compute(
         is_new = not dataset.has_frame_field(fields.field)
         fields.declare(dataset, settings.detections)
         if is_new:
-            run.update(appearance=appearance.show(dataset, fields.heatmap))
+            run.update(appearance=appearance.show(dataset, fields.heatmap, shown_by_others(dataset)))
         todo = wanted(samples, settings)
         _sweep(run.folder, dataset, fields)
         outcome.skipped = len(paths) - len(todo)

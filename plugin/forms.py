@@ -67,9 +67,11 @@ def option_inputs(
         help = (descriptions or {}).get(name) or _HELP.get(name) or choice.help
         shown: dict[str, Any] = {
             "label": (_LABELS | (labels or {})).get(name, name.replace("_", " ").capitalize()),
-            "description": help[0].upper() + help[1:],
             "default": default,
         }
+        about = help[0].upper() + help[1:]
+        if not about.startswith(shown["label"]):
+            shown["description"] = about
         if choice.allowed:
             made[name] = inputs.enum(name, choice.allowed, **shown)
         elif value_type is bool:

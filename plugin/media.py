@@ -19,7 +19,7 @@ from tinyhd.pipeline.analyze import Prediction
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import constant_rate
 
-FAINT = 0.12
+FAINT = 0.2
 """Displayed attention below which nothing is drawn: the App draws every other value opaquely."""
 
 

@@ -1,8 +1,8 @@
 """The operators: their forms, and calls of the modules that do the work."""
 
-import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import fiftyone as fo
@@ -18,9 +18,10 @@ from tinyhd.errors import TinyHDError
 from . import forms
 from .estimate import estimate
 from .media import check_videos, dataset_of, default_folder
-from .progress import Progress, RunSummary, describe_error, finish, log
+from .progress import Progress, RunSummary
 from .runs import HEARTBEAT_SECONDS, cancel, check_field, delete_run, find_run, last_speed
 from .settings import DEFAULT_FIELD, Fields, Parameters, RenderSettings, Settings, check_model, detection_fields
+from .work import Watched
 
 _OF_THE_FORM = ("view_target", "no_stream", forms.ADVANCED, "panel_id", "panel_state")
 """What comes with an operator's parameters and is none."""
@@ -63,48 +64,25 @@ class VideoOperator(foo.Operator):
             self.fill(ctx, inputs, samples)
         return types.Property(inputs, view=types.View(label=self.config.label))
 
-    def resolve_output(self, ctx: foo.ExecutionContext) -> types.Property:
-        return _summary_form()
+    def resolve_output(self, ctx: foo.ExecutionContext) -> types.Property | None:
+        # nothing where the work goes on by itself: the panel shows it, and the App stays free
+        return _summary_form() if ctx.results else None
 
-    def execute(self, ctx: foo.ExecutionContext) -> Any:
-        # what a generator returns is lost, so callers that wait for a result get it in another way
-        return self._to_end(ctx) if ctx.delegated or ctx.params.get("no_stream") else self._stream(ctx)
+    def execute(self, ctx: foo.ExecutionContext) -> dict[str, Any]:
+        watched = self._watch(ctx.dataset, ctx.params)
+        if ctx.delegated or ctx.params.get("no_stream"):
 
-    def _stream(self, ctx: foo.ExecutionContext) -> Iterator[Any]:
-        """In the App: progress while it runs, and what went wrong: a stream that just breaks off tells it nothing."""
-        try:
-            yield from self._steps(ctx)
-        except Exception as error:
-            if not isinstance(error, TinyHDError):
-                log.error("%s failed", self.name, exc_info=error)
-            yield ctx.trigger("reload_dataset")
-            yield from _show(ctx, "error", describe_error(error))
+            def report(progress: Progress) -> None:
+                if ctx.delegated:
+                    ctx.set_progress(progress.fraction, progress.label)
 
-    def _steps(self, ctx: foo.ExecutionContext) -> Iterator[Any]:
-        yield ctx.trigger("set_progress", {"progress": 0.0, "label": "Loading the model"})
-        # closing it, when the browser is closed, ends the work: the videos that are complete stay
-        with contextlib.closing(self.work(ctx, lambda: False)) as work:
-            while True:
-                try:
-                    progress = next(work)
-                except StopIteration as end:
-                    outcome = end.value
-                    break
-                yield ctx.trigger("set_progress", {"progress": progress.fraction, "label": progress.label})
-        yield ctx.trigger("reload_dataset")
-        fields = list(dict.fromkeys([*ctx.active_fields, *self.shown(ctx.params)]))
-        yield ctx.trigger("set_active_fields", {"fields": fields})
-        variant = "error" if outcome.failed and not outcome.completed else "warning" if outcome.failed else "success"
-        yield from _show(ctx, variant, outcome.summary, *outcome.errors)
+            return watched.run(partial(self.work, ctx), report, _DelegatedOperation(ctx)).to_dict()
+        watched.run_aside(partial(self.work, ctx))
+        ctx.ops.open_panel("saliency_overview", is_active=True, layout="horizontal")
+        return {}
 
-    def _to_end(self, ctx: foo.ExecutionContext) -> dict[str, Any]:
-        """Delegated, or for a caller that waits."""
-
-        def report(progress: Progress) -> None:
-            if ctx.delegated:
-                ctx.set_progress(progress.fraction, progress.label)
-
-        return finish(self.work(ctx, _DelegatedOperation(ctx)), report).to_dict()
+    def _watch(self, dataset: fo.Dataset, params: dict[str, Any]) -> Watched:
+        return Watched(dataset, self.config.label, self.shown(params))
 
     def __call__(self, samples: SampleCollection, *, delegate: bool = False, **params: Any) -> Any:
         """Do the work from Python, with a progress bar.
@@ -125,15 +103,8 @@ class VideoOperator(foo.Operator):
                 bar.set_description_str(progress.label, refresh=False)
                 bar.update(progress.fraction - bar.n)
 
-            return finish(self.start(samples, params, lambda: False), report).to_dict()
-
-
-def _show(ctx: foo.ExecutionContext, variant: str, summary: str, *details: str) -> Iterator[Any]:
-    """The end of a streamed run, in place of its progress."""
-    yield ctx.trigger("notify", {"message": summary, "variant": variant})
-    form = _summary_form("Failed" if variant == "error" else "Done")
-    said = {"summary": "\n\n".join([summary, *details])}
-    yield ctx.trigger("show_output", {"outputs": form.to_json(), "results": said})
+            watched = self._watch(dataset_of(samples), params)
+            return watched.run(partial(self.start, samples, params), report).to_dict()
 
 
 def _work_config(**shown: str) -> foo.OperatorConfig:
@@ -141,7 +112,6 @@ def _work_config(**shown: str) -> foo.OperatorConfig:
     return foo.OperatorConfig(
         **shown,
         dynamic=True,
-        execute_as_generator=True,
         allow_immediate_execution=True,
         allow_delegated_execution=True,
         risk_level=types.RiskLevel.MEDIUM,
@@ -149,7 +119,7 @@ def _work_config(**shown: str) -> foo.OperatorConfig:
 
 
 class ComputeSaliency(VideoOperator):
-    """Computes heat maps and numbers of attention for every frame of videos; the parameters are those of `Settings`."""
+    """Computes heat maps and statistics for every frame of videos; the parameters are those of `Settings`."""
 
     target = "Compute saliency for"
 
@@ -157,9 +127,10 @@ class ComputeSaliency(VideoOperator):
     def config(self) -> foo.OperatorConfig:
         return _work_config(
             name="compute_saliency",
-            label="Compute saliency: where people look",
-            description="Heat maps on the frames of videos, and numbers to sort and filter by",
-            icon="visibility",
+            label="Compute saliency: attention heatmaps of where people look",
+            description="Heat maps on the frames of videos, and statistics to sort and filter by",
+            light_icon="/assets/icon-light.svg",
+            dark_icon="/assets/icon-dark.svg",
         )
 
     def resolve_placement(self, ctx: foo.ExecutionContext) -> types.Placement:
@@ -180,17 +151,17 @@ class ComputeSaliency(VideoOperator):
         return [Fields(params.get("field") or DEFAULT_FIELD).heatmap]
 
 
-class AnnotateVideos(VideoOperator):
+class RenderSaliency(VideoOperator):
     """Writes videos with the heat map laid over them; the parameters are those of `RenderSettings`."""
 
-    target = "Annotate"
+    target = "Render saliency for"
 
     @property
     def config(self) -> foo.OperatorConfig:
         return _work_config(
-            name="annotate_videos",
-            label="Annotate videos: heat maps drawn in",
-            description="New video files with the heat map laid over the picture, as tinyhd-annotate makes them",
+            name="render_saliency",
+            label="Render saliency: heatmap videos",
+            description="New video files with the heat map of attention drawn in, as `tinyhd annotate` makes them",
             icon="movie_filter",
         )
 
@@ -209,6 +180,16 @@ class AnnotateVideos(VideoOperator):
         made = forms.option_inputs(inputs, RenderSettings, labels=labels, descriptions=described)
         made |= forms.render_inputs(ctx, inputs)
         _check_form(ctx, inputs, made, RenderSettings, "name")
+
+
+class AnnotateVideos(RenderSaliency):
+    """The name that `render_saliency` had before, for one more release."""
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        config = super().config
+        config.name, config.unlisted = "annotate_videos", True
+        return config
 
 
 class ReencodeVideos(VideoOperator):
@@ -364,14 +345,14 @@ class CancelSaliency(foo.Operator):
 
 
 class DeleteSaliency(foo.Operator):
-    """Removes what a run has made: fields, numbers in detections, maps and the record."""
+    """Removes what a run has made: fields, values in detections, maps and the record."""
 
     @property
     def config(self) -> foo.OperatorConfig:
         return foo.OperatorConfig(
             name="delete_saliency",
             label="Delete a saliency run",
-            description="Remove a run's heat maps, numbers and files, and nothing else",
+            description="Remove a run's heat maps, statistics and files, and nothing else",
             icon="delete",
             dynamic=True,
             allow_immediate_execution=True,
@@ -388,7 +369,9 @@ class DeleteSaliency(foo.Operator):
             forms.warning(inputs, "running", "This run is at work: cancel it first.")
         elif run:
             kept = ", ".join(run["folders"])
-            forms.notice(inputs, "what", f"Deletes the fields and numbers of {run['field']!r} and the maps in {kept}.")
+            forms.notice(
+                inputs, "what", f"Deletes the fields and statistics of {run['field']!r} and the maps in {kept}."
+            )
         prompt = types.PromptView(label="Delete a saliency run", submit_button_label="Delete")
         return types.Property(inputs, view=prompt)
 
@@ -407,3 +390,45 @@ class DeleteSaliency(foo.Operator):
             return _queue(self, dataset, {"field": field})
         delete_run(dataset, field)
         return {"field": field, "summary": f"The run {field!r} is deleted."}
+
+
+class UndoVideos(foo.Operator):
+    """Takes back what `render_saliency` or `reencode_videos` has made."""
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return foo.OperatorConfig(
+            name="undo_videos",
+            label="Undo rendered or playable videos",
+            description="Remove the files of render_saliency or reencode_videos; samples get their own files back",
+            icon="undo",
+            dynamic=True,
+            view_target=False,
+            risk_level=types.RiskLevel.HIGH,
+        )
+
+    def resolve_input(self, ctx: foo.ExecutionContext) -> types.Property:
+        from .render import made_videos
+
+        inputs = types.Object()
+        found = made_videos(ctx.dataset)
+        if found:
+            inputs.enum("name", found, default=found[0], required=True, label="Videos")
+        else:
+            forms.warning(inputs, "nothing", "This dataset has neither rendered videos nor playable copies.")
+        return types.Property(inputs, view=types.PromptView(label="Undo videos", submit_button_label="Remove"))
+
+    def execute(self, ctx: foo.ExecutionContext) -> dict[str, Any]:
+        result = self(ctx.dataset, ctx.params["name"])
+        ctx.ops.reload_dataset()
+        return result
+
+    def resolve_output(self, ctx: foo.ExecutionContext) -> types.Property:
+        return _summary_form()
+
+    def __call__(self, dataset: fo.Dataset, name: str) -> dict[str, Any]:
+        """Remove the videos rendered under a name, or "playable copies"."""
+        from .render import undo_videos
+
+        removed = undo_videos(dataset, name)
+        return {"name": name, "removed": removed, "summary": f"{removed} files of {name!r} are removed."}

@@ -1,4 +1,4 @@
-"""The panels: attention over time in the open video, and an overview of a dataset and its runs."""
+"""The panels: attention over time in the open video, and an overview of a dataset, its runs and the work going on."""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,37 @@ from .forms import describe_run
 from .media import all_videos
 from .runs import cancel, list_runs
 from .settings import Fields
+from .work import forget_ended, list_work, stop
 
-_NUMBERS = {
-    "entropy_bits": "Entropy (bits)",
-    "spread": "Spread (diagonals)",
-    "center_share": "Share in the centre",
-    "peak_speed": "Peak speed (diagonals/s)",
+_STATISTICS = {
+    "focus": ("Focus (5 to 100)", "Most focused", "Most scattered"),
+    "entropy_bits": ("Entropy (bits)", "Most scattered", "Most focused"),
+    "spread": ("Spread (diagonals)", "Most spread", "Least spread"),
+    "center_share": ("Share in the center", "Most in the center", "Least in the center"),
+    "peak_speed": ("Peak speed (diagonals/s)", "Fastest", "Calmest"),
 }
-_OVER_TIME = ("entropy_bits", "spread", "peak_speed")
+"""Labels: of a statistic, and of the videos with most and least of it."""
+_OVER_TIME = {"focus": None, "spread": None, "peak_speed": 0.0}
+"""What is plotted, and where its axis begins."""
 _COLORS = ("#ff6d04", "#499cef", "#6dbb3c")
-_CURSOR = "#ffffff"
 _LISTED = 5
-_POINTS = 4000  # lines with more are thinned
+_POINTS = 2000  # lines with more are thinned
+_POLL_MS, _IDLE_POLL_MS = 1500, 10_000
+_NOTHING = "This dataset has no saliency yet: run **Compute saliency** from the samples grid."
+
+
+def _complete_first(ctx: foo.ExecutionContext) -> list[str]:
+    """The fields of all runs, complete ones first, then the newest."""
+    return [run["field"] for run in sorted(list_runs(ctx.dataset), key=lambda run: run["state"] != "completed")]
+
+
+def _chosen(ctx: foo.ExecutionContext, fields: list[str]) -> str | None:
+    field = ctx.panel.get_state("choice.field")
+    return field if field in fields else (fields[0] if fields else None)
 
 
 class SaliencyOverTime(foo.Panel):
-    """Numbers about attention in the open video, with the current frame marked."""
+    """Statistics of attention in the open video, with the current frame marked; a click goes to that time."""
 
     @property
     def config(self) -> foo.PanelConfig:
@@ -35,41 +50,18 @@ class SaliencyOverTime(foo.Panel):
             label="Saliency over time",
             icon="visibility",
             surfaces="modal",
-            help_markdown="Entropy and spread are low where attention is focused; peak speed shows where it jumps. "
-            "The white line is the current frame.",
+            help_markdown="Focus is high where attention is gathered; peak speed shows where it jumps. The vertical "
+            "line is the current frame; click anywhere to go to that time.",
         )
 
     def on_load(self, ctx: foo.ExecutionContext) -> None:
-        runs = list_runs(ctx.dataset)
-        fields = [run["field"] for run in runs]
-        field = ctx.panel.get_state("choice.field")
-        field = field if field in fields else (fields[0] if fields else None)
+        fields = _complete_first(ctx)
+        field = _chosen(ctx, fields)
         ctx.panel.set_state("fields", fields)
-        numbers, values = _frame_values(ctx, field) if field else ([], [])
-        ctx.panel.set_state("has_values", bool(numbers))
-        if not numbers:
-            return
-        traces: list[dict[str, Any]] = []
-        step = -(-len(numbers) // _POINTS)
-        for k, (name, column) in enumerate(zip(_OVER_TIME, values, strict=True)):
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": _NUMBERS[name],
-                    "x": numbers[::step],
-                    "y": column[::step],
-                    "yaxis": _axis(k),
-                    "line": {"color": _COLORS[k], "width": 1.5},
-                    "hovertemplate": "frame %{x}: %{y:.3f}<extra></extra>",
-                }
-            )
-        # a line through all plots, on an axis of its own; playing the video moves it
-        cursor = {"type": "scatter", "mode": "lines", "x": [1, 1], "y": [0, 1], "yaxis": "y9", "hoverinfo": "skip"}
-        plot = [*traces, cursor | {"line": {"color": _CURSOR, "width": 1}}]
-        frames = [[number, number] for number in range(numbers[-1] + 1)]
-        loader = {"frames": frames, "signature": f"{ctx.current_sample}/{field}"}
-        ctx.panel.set_data({"plot": plot, "frame_data": loader})  # at once: the App would lose the first of two
+        plot = _plot(ctx, field) if field else None
+        ctx.panel.set_state("has_values", plot is not None)
+        if plot:
+            ctx.panel.set_data("plot", plot)
 
     def on_change_current_sample(self, ctx: foo.ExecutionContext) -> None:
         self.on_load(ctx)
@@ -77,14 +69,11 @@ class SaliencyOverTime(foo.Panel):
     def on_choose(self, ctx: foo.ExecutionContext) -> None:
         self.on_load(ctx)
 
-    def on_load_range(self, ctx: foo.ExecutionContext) -> None:
-        """The cursor's places are all there from the start."""
-
     def render(self, ctx: foo.ExecutionContext) -> types.Property:
         panel = types.Object()
         fields = ctx.panel.get_state("fields") or []
         if not fields:
-            panel.md("This dataset has no saliency yet: run **Compute saliency** from the samples grid.")
+            panel.md(_NOTHING)
             return types.Property(panel)
         if len(fields) > 1:
             choice = types.Object()
@@ -93,47 +82,33 @@ class SaliencyOverTime(foo.Panel):
         if not ctx.panel.get_state("has_values"):
             panel.md("This video has no saliency yet.")
             return types.Property(panel)
-        panel.obj("frame_data", view=types.FrameLoaderView(on_load_range=self.on_load_range, target="plot[3].x"))
-        layout: dict[str, Any] = {
-            "margin": {"l": 60, "r": 15, "t": 10, "b": 40},
-            "plot_bgcolor": "rgba(0, 0, 0, 0)",  # or the cursor's plot would cover the others
-            "xaxis": {"title": {"text": "Frame"}, "rangemode": "tozero", "anchor": _axis(len(_OVER_TIME) - 1)},
-            "yaxis9": {"domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True},
-        }
-        height = 1 / len(_OVER_TIME)
-        for k, name in enumerate(_OVER_TIME):
-            layout[_axis(k).replace("y", "yaxis")] = {
-                "domain": [1 - (k + 1) * height + 0.02, 1 - k * height - 0.02],
-                "title": {"text": _NUMBERS[name], "font": {"size": 11}},
-                "rangemode": "tozero" if name == "peak_speed" else "normal",
-            }
-        panel.plot("plot", layout=layout, height="70vh", width="100%")
-        return types.Property(panel, view=types.GridView(height=100, width=100, orientation="vertical"))
+        panel.obj("plot", view=types.View(component="TinyHDSaliencyOverTime", composite_view=True))
+        return types.Property(panel, view=types.GridView(width=100, orientation="vertical"))
 
 
-def _axis(k: int) -> str:
-    """Plotly's name of the vertical axis of plot k, from the top."""
-    return f"y{k + 1 if k else ''}"
-
-
-def _frame_values(ctx: foo.ExecutionContext, field: str) -> tuple[list[int], list[list[float]]]:
-    """Frame numbers of the open video, and its numbers over time."""
+def _plot(ctx: foo.ExecutionContext, field: str) -> dict[str, Any] | None:
+    """What the plot shows of the open video; None: it has no saliency."""
     if not ctx.current_sample or not ctx.dataset.has_frame_field(field):
-        return [], []
+        return None
     view = all_videos(ctx.dataset).select(ctx.current_sample)
     paths = [f"frames.{field}.{name}" for name in _OVER_TIME]
-    columns = view.values(["frames.frame_number", *paths])
-    if not columns[0]:
-        return [], []
-    rows = [row for row in zip(*(column[0] for column in columns), strict=True) if row[1] is not None]
+    [rate, numbers, *columns] = (
+        found[0] for found in view.values(["metadata.frame_rate", "frames.frame_number", *paths])
+    )
+    rows = [row for row in zip(numbers or (), *columns, strict=True) if row[1] is not None]
     if not rows:
-        return [], []
-    numbers, *values = (list(column) for column in zip(*rows, strict=True))
-    return numbers, values
+        return None
+    step = -(-len(rows) // _POINTS)
+    numbers, *values = zip(*rows[::step], strict=True)
+    lines = [
+        {"name": _STATISTICS[name][0], "color": color, "values": column, "from": low}
+        for (name, low), column, color in zip(_OVER_TIME.items(), values, _COLORS, strict=True)
+    ]
+    return {"rate": rate or 25, "first": numbers[0], "step": step, "lines": lines}
 
 
 class SaliencyOverview(foo.Panel):
-    """A histogram over the dataset, its most and least focused videos, and its runs."""
+    """The work going on, a histogram over the dataset, its most and least focused videos, and its runs."""
 
     @property
     def config(self) -> foo.PanelConfig:
@@ -142,34 +117,32 @@ class SaliencyOverview(foo.Panel):
             label="Saliency",
             icon="visibility",
             surfaces="grid",
-            help_markdown="How focused attention is in the videos of this dataset. Click a bar to see its videos, "
-            "a video's name to open it.",
+            help_markdown="How focused attention is in the videos of this dataset, and the work going on. Click a bar "
+            "to see its videos, a video's name to open it.",
         )
 
     def on_load(self, ctx: foo.ExecutionContext) -> None:
+        self._follow(ctx)
         runs = list_runs(ctx.dataset)
-        fields = [run["field"] for run in runs]
+        fields = _complete_first(ctx)
         ctx.panel.set_state("fields", fields)
-        rows = [{"field": run["field"], "about": describe_run(run)} for run in runs]
-        ctx.panel.set_data("runs", rows)
-        field = ctx.panel.get_state("choice.field")
-        field = field if field in fields else (fields[0] if fields else None)
-        number = ctx.panel.get_state("choice.number") or "entropy_bits"
-        ctx.panel.set_state("shown", {"field": field, "number": number})
+        ctx.panel.set_state("runs", [{"field": run["field"], "state": run["state"]} for run in runs])
+        ctx.panel.set_data("runs", [{"field": run["field"], "about": describe_run(run)} for run in runs])
+        field = _chosen(ctx, fields)
+        name = ctx.panel.get_state("choice.statistic") or "focus"
+        shown: dict[str, Any] = {"field": field, "statistic": name, "most": [], "least": []}
         stats = Fields(field).stats if field else ""
-        if not field or not ctx.dataset.has_sample_field(stats):
-            return
-        view = all_videos(ctx.dataset)
-        values = [value for value in view.values(f"{stats}.{number}") if value is not None]
-        bars = {"type": "histogram", "x": values, "nbinsx": 30, "marker": {"color": _COLORS[0]}}
-        ctx.panel.set_data("histogram", [bars | {"hovertemplate": "%{x}: %{y} videos<extra></extra>"}])
-        known = view.match(F(f"{stats}.{number}") != None)  # noqa: E711 - an expression for the database
-        for name, reverse in (("lowest", False), ("highest", True)):
-            extreme = known.sort_by(f"{stats}.{number}", reverse=reverse).limit(_LISTED)
-            found = zip(*extreme.values(["id", "filepath", f"{stats}.{number}"]), strict=True)
-            table = [{"id": i, "video": Path(path).name, "value": f"{value:.3f}"} for i, path, value in found]
-            ctx.panel.set_data(name, table)
-            ctx.panel.set_state(f"ids.{name}", [row["id"] for row in table])
+        if field and ctx.dataset.has_sample_field(stats):
+            path = f"{stats}.{name}"
+            known = all_videos(ctx.dataset).match(F(path) != None)  # noqa: E711 - an expression for the database
+            values = known.values(path)
+            bars = {"type": "histogram", "x": values, "nbinsx": 30, "marker": {"color": _COLORS[0]}}
+            ctx.panel.set_data("histogram", [bars | {"hovertemplate": "%{x}: %{y} videos<extra></extra>"}])
+            for key, reverse in (("most", True), ("least", False)):
+                extreme = known.sort_by(path, reverse=reverse).limit(_LISTED)
+                found = zip(*extreme.values(["id", "filepath", path]), strict=True)
+                shown[key] = [[i, f"{Path(video).name}: {value:.3g}"] for i, video, value in found]
+        ctx.panel.set_state("shown", shown)
 
     def on_choose(self, ctx: foo.ExecutionContext) -> None:
         self.on_load(ctx)
@@ -180,26 +153,52 @@ class SaliencyOverview(foo.Panel):
     def on_refresh(self, ctx: foo.ExecutionContext) -> None:
         self.on_load(ctx)
 
+    # ---- the work going on
+
+    def _follow(self, ctx: foo.ExecutionContext) -> bool:
+        """Look where the work is; whether some has ended since the last look."""
+        before = {entry["key"] for entry in ctx.panel.get_state("work") or [] if entry["state"] == "running"}
+        work = list_work(ctx.dataset)
+        ctx.panel.set_state("work", work)
+        ended = [entry for entry in work if entry["key"] in before and entry["state"] != "running"]
+        for entry in ended:
+            variant = "success" if entry["state"] == "ended" else "error"
+            ctx.ops.notify(entry["label"].partition("\n")[0], variant=variant)
+        if ended:
+            ctx.ops.reload_dataset()
+            fields = [field for entry in ended for field in entry["fields"]]
+            ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or ()), *fields])))
+        return bool(ended)
+
+    def on_tick(self, ctx: foo.ExecutionContext) -> None:
+        known = ctx.panel.get_state("work") or []
+        if self._follow(ctx) or len(known) != len(list_work(ctx.dataset)):
+            self.on_load(ctx)
+
+    def on_stop(self, ctx: foo.ExecutionContext) -> None:
+        stop(ctx.dataset, ctx.params["key"])
+        ctx.ops.notify("It stops in a moment; what is complete stays.")
+
+    def on_clear(self, ctx: foo.ExecutionContext) -> None:
+        forget_ended(ctx.dataset)
+        self._follow(ctx)
+
+    # ---- videos
+
     def on_bar(self, ctx: foo.ExecutionContext) -> None:
         """Show the videos of a bar of the histogram."""
         bounds, shown = ctx.params.get("range"), ctx.panel.get_state("shown")
         if bounds and shown:
-            number = F(f"{Fields(shown['field']).stats}.{shown['number']}")
-            ctx.ops.set_view(all_videos(ctx.dataset).match((number >= bounds[0]) & (number < bounds[1])))
+            value = F(f"{Fields(shown['field']).stats}.{shown['statistic']}")
+            ctx.ops.set_view(all_videos(ctx.dataset).match((value >= bounds[0]) & (value < bounds[1])))
 
     def on_all(self, ctx: foo.ExecutionContext) -> None:
         ctx.ops.clear_view()
 
-    def on_lowest(self, ctx: foo.ExecutionContext) -> None:
-        self._open(ctx, "lowest")
+    def on_open(self, ctx: foo.ExecutionContext) -> None:
+        ctx.ops.open_sample(id=ctx.params["id"])
 
-    def on_highest(self, ctx: foo.ExecutionContext) -> None:
-        self._open(ctx, "highest")
-
-    def _open(self, ctx: foo.ExecutionContext, name: str) -> None:
-        ids, row = ctx.panel.get_state(f"ids.{name}") or [], ctx.params.get("row")
-        if isinstance(row, int) and row < len(ids):
-            ctx.ops.open_sample(id=ids[row])
+    # ---- runs
 
     def on_cancel(self, ctx: foo.ExecutionContext) -> None:
         field = self._run(ctx)
@@ -215,42 +214,53 @@ class SaliencyOverview(foo.Panel):
             ctx.prompt("@tinyhd/saliency/delete_saliency", params={"field": field}, on_success=self.on_refresh)
 
     def _run(self, ctx: foo.ExecutionContext) -> str | None:
-        fields, row = ctx.panel.get_state("fields") or [], ctx.params.get("row")
-        return fields[row] if isinstance(row, int) and row < len(fields) else None
+        runs, row = ctx.panel.get_state("runs") or [], ctx.params.get("row")
+        return runs[row]["field"] if isinstance(row, int) and row < len(runs) else None
 
     def render(self, ctx: foo.ExecutionContext) -> types.Property:
         panel = types.Object()
+        work = ctx.panel.get_state("work") or []
+        running = [entry for entry in work if entry["state"] == "running"]
+        panel.view("timer", types.TimerView(interval=_POLL_MS if running else _IDLE_POLL_MS, on_interval=self.on_tick))
+        for entry in work:
+            percent = f" · {100 * entry['fraction']:.0f} %" if entry in running else f" · {entry['state']}"
+            panel.md(f"**{entry['title']}**{percent}\n\n{entry['label']}", name=f"work_{entry['key']}")
+            if entry in running:
+                params = {"key": entry["key"]}
+                panel.btn(
+                    f"stop_{entry['key']}", label="Cancel", on_click=self.on_stop, params=params, variant="outlined"
+                )
+        if len(work) > len(running):
+            panel.btn("clear", label="Clear", on_click=self.on_clear)
         fields, shown = ctx.panel.get_state("fields") or [], ctx.panel.get_state("shown") or {}
         if not fields:
-            panel.md("This dataset has no saliency yet: run **Compute saliency** from the samples grid.")
-            return types.Property(panel)
+            panel.md(_NOTHING if not running else "")
+            return _padded(panel)
         choice = types.Object()
         choice.enum("field", fields, default=shown.get("field"), label="Run", on_change=self.on_choose)
-        numbers = types.Dropdown()
-        for name, label in _NUMBERS.items():
-            numbers.add_choice(name, label=label)
-        choice.enum(
-            "number", numbers.values(), default="entropy_bits", view=numbers, label="Number", on_change=self.on_choose
-        )
+        statistics = types.Dropdown()
+        for name, labels in _STATISTICS.items():
+            statistics.add_choice(name, label=labels[0])
+        label, *ends = _STATISTICS[shown.get("statistic", "focus")]
+        offered = statistics.values()
+        choice.enum("statistic", offered, default="focus", view=statistics, label="Statistic", on_change=self.on_choose)
         panel.define_property("choice", choice, view=types.GridView(orientation="horizontal", gap=2))
-        label = _NUMBERS[shown.get("number", "entropy_bits")]
-        layout = {
-            "margin": {"l": 50, "r": 15, "t": 10, "b": 45},
-            "xaxis": {"title": {"text": label}},
-            "yaxis": {"title": {"text": "Videos"}},
-            "bargap": 0.05,
-        }
-        panel.plot("histogram", layout=layout, on_click=self.on_bar, height="30vh", width="100%")
-        panel.btn("all", label="Show all videos", on_click=self.on_all, variant="outlined")
-        for name, title, handler in (
-            ("lowest", f"Lowest: {label}", self.on_lowest),
-            ("highest", f"Highest: {label}", self.on_highest),
-        ):
-            table = types.TableView(title=title)
-            table.add_column("video", label=title)
-            table.add_column("value", label="")
-            table.add_row_action(f"open_{name}", on_click=handler, label="Open", icon="open_in_new", tooltip="Open")
-            panel.list(name, types.Object(), view=table)
+        if shown.get("most"):
+            layout = {
+                "margin": {"l": 50, "r": 15, "t": 10, "b": 45},
+                "xaxis": {"title": {"text": label}},
+                "yaxis": {"title": {"text": "Videos"}, "tickformat": ",d", "rangemode": "tozero"},
+                "bargap": 0.05,
+            }
+            if len(ctx.panel.get_state("shown")["most"]) < _LISTED:
+                layout["yaxis"]["dtick"] = 1  # few videos: no fractions of one
+            panel.plot("histogram", layout=layout, on_click=self.on_bar, height="30vh", width="100%")
+            panel.btn("all", label="Show all videos", on_click=self.on_all, variant="outlined")
+        for key, title in zip(("most", "least"), ends, strict=True):
+            if shown.get(key):
+                panel.md(f"**{title}**", name=f"title_{key}")
+            for sample_id, text in shown.get(key, ()):
+                panel.btn(f"{key}_{sample_id}", label=text, on_click=self.on_open, params={"id": sample_id})
         runs = types.TableView(title="Runs")
         runs.add_column("field", label="Run")
         runs.add_column("about", label="")
@@ -258,4 +268,8 @@ class SaliencyOverview(foo.Panel):
         runs.add_row_action("delete", on_click=self.on_delete, label="Delete", icon="delete", tooltip="Delete")
         panel.list("runs", types.Object(), view=runs)
         panel.btn("refresh", label="Refresh", on_click=self.on_refresh, icon="refresh")
-        return types.Property(panel, view=types.GridView(orientation="vertical", gap=2))
+        return _padded(panel)
+
+
+def _padded(panel: types.Object) -> types.Property:
+    return types.Property(panel, view=types.GridView(orientation="vertical", gap=2, pad=2))

@@ -1,5 +1,7 @@
 """New video files for a dataset: annotated ones, and copies that every browser plays frame for frame."""
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -11,6 +13,7 @@ import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
+from tinyhd.errors import OptionError
 from tinyhd.files import make_folder
 from tinyhd.pipeline.batch import Job, run_job
 from tinyhd.video.playback import browser_plays, reencode
@@ -122,6 +125,66 @@ def reencode_videos(
     outcome = RunSummary(REENCODE_ERROR)
     yield from _each(samples, work, outcome, _PLAYABLE, output_dir, lambda _id, _path: False, is_stopped)
     return outcome
+
+
+# ---- taking them back
+
+PLAYABLE_COPIES = "playable copies"
+
+
+def made_videos(dataset: fo.Dataset) -> list[str]:
+    """What `undo_videos` can take back: names of rendered videos, and `PLAYABLE_COPIES`."""
+    schema = dataset.get_field_schema()
+    names = [name.removesuffix("_error") for name in schema if name.endswith("_error")]
+    slices = dataset.group_slices if dataset.media_type == "group" else ()
+    found = [name for name in names if f"{name}_path" in schema or name in slices]
+    return found + ([PLAYABLE_COPIES] if ORIGINAL in schema else [])
+
+
+def undo_videos(dataset: fo.Dataset, name: str) -> int:
+    """Remove the files that `render_videos` made under a name, or the copies of `reencode_videos`, whose samples get
+    their files back; and the fields or the slice that they were in. How many files.
+
+    Raises:
+        OptionError: there are none.
+    """
+    if name not in made_videos(dataset):
+        raise OptionError(f"there are no videos {name!r} in this dataset: {', '.join(made_videos(dataset)) or 'none'}.")
+    videos = all_videos(dataset)
+    made: list[str] = []
+    if name == PLAYABLE_COPIES:
+        for sample in videos.exists(ORIGINAL).iter_samples(autosave=True):
+            if f".{_PLAYABLE}-" in Path(sample.filepath).name:
+                made.append(sample.filepath)
+                sample.filepath = sample[ORIGINAL]
+                readable = os.path.isfile(sample.filepath)
+                sample.metadata = metadata_of(tinyhd.probe(sample.filepath)) if readable else None
+        fields = [ORIGINAL, REENCODE_ERROR]
+    elif dataset.has_sample_field(f"{name}_path"):
+        made = [path for path in dataset.values(f"{name}_path") if path]
+        fields = [f"{name}_path", f"{name}_error"]
+    else:
+        ours = [
+            (sample_id, path)
+            for sample_id, path in zip(*dataset.select_group_slices(name).values(["id", "filepath"]), strict=True)
+            if f".{name}-" in Path(path).name
+        ]
+        made = [path for _, path in ours]
+        dataset.delete_samples([sample_id for sample_id, _ in ours])
+        if not len(dataset.select_group_slices(name)):
+            dataset.delete_group_slice(name)
+        fields = [f"{name}_error"]
+    for field in fields:
+        if dataset.has_sample_field(field):
+            dataset.delete_sample_field(field)
+    mark = _PLAYABLE if name == PLAYABLE_COPIES else name
+    files = [Path(path) for path in made if f".{mark}-" in Path(path).name]  # as `_each` names them
+    for file in files:
+        file.unlink(missing_ok=True)
+    for folder in {file.parent for file in files if file.parent.name in ("annotated", _PLAYABLE, name)}:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing else is in it
+    return len(files)
 
 
 # ---- where annotated videos go in the dataset

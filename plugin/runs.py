@@ -33,7 +33,7 @@ _FRAME_DEFAULTS = ("id", "frame_number", "created_at", "last_modified_at")
 METHOD = "tinyhd/compute_saliency"
 _STORE = "tinyhd_saliency"
 HEARTBEAT_SECONDS = 2.0
-_DEAD_AFTER_SECONDS = 120.0  # a process that has not said a word for so long is gone
+DEAD_AFTER_SECONDS = 120.0  # a process that has not said a word for so long is gone
 
 
 def list_runs(dataset: fo.Dataset) -> list[dict[str, Any]]:
@@ -75,12 +75,22 @@ def check_field(dataset: fo.Dataset, settings: Settings, backend: Backend | None
     elif settings.inference.model:
         wanted |= {"model": settings.inference.model}
     differing = sorted(name for name, value in wanted.items() if record.get(name) != value)
-    if differing:
+    stats = Fields(settings.field).stats
+    has_results = dataset.has_sample_field(stats) and all_videos(dataset).count(f"{stats}.maps")
+    if differing and has_results:
         raise OptionError(
             f"the field {settings.field!r} was computed with other settings ({', '.join(differing)}): "
             "choose another field, or delete it first (delete_saliency)."
         )
     return record
+
+
+def shown_by_others(dataset: fo.Dataset) -> dict[str, Any]:
+    """What earlier runs have recorded of the App's appearance: the last one of all takes it back."""
+    recorded: dict[str, Any] = {}
+    for record in list_runs(dataset):
+        recorded |= record.get("appearance") or {}
+    return recorded
 
 
 def last_speed(dataset: fo.Dataset, settings: Settings) -> float | None:
@@ -181,7 +191,7 @@ _FULL_SCALE = {
 def is_alive(dataset: fo.Dataset, field: str) -> bool:
     """Whether a process works on a field."""
     beat = _store(dataset).get(_alive_key(field))
-    return beat is not None and time.time() - beat < _DEAD_AFTER_SECONDS
+    return beat is not None and time.time() - beat < DEAD_AFTER_SECONDS
 
 
 def cancel(dataset: fo.Dataset, field: str) -> bool:
@@ -217,7 +227,7 @@ def delete_run(dataset: fo.Dataset, field: str) -> None:
     for name in fields.of_samples:
         if dataset.has_sample_field(name):
             dataset.delete_sample_field(name)
-    appearance.hide(dataset, fields.heatmap, record.get("appearance") or {})
+    appearance.hide(dataset, fields.heatmap, record.get("appearance") or {}, is_last=len(list_runs(dataset)) == 1)
     for name in set(record.get("detections", ())) & set(detection_fields(dataset)):
         path = f"{detection_path(dataset, name)}.{field}"
         if dataset.has_field(path):

@@ -102,7 +102,7 @@ def maps_below(folder: Path) -> list[Path]:
 
 def visible(shown: np.ndarray) -> np.ndarray:
     """A displayed map as it is stored: nothing where attention is faint."""
-    return np.clip((shown - 0.12) / 0.88, 0, 1)
+    return np.clip((shown - 0.2) / 0.8, 0, 1)
 
 
 # ---- what is stored
@@ -292,8 +292,12 @@ def test_every_option_reaches_the_model(
     names = {field.name for field in dataclasses.fields(tinyhd.InferenceOptions)}
     assert names <= set(shown)
     assert not {"batch_size", "precision"} & set(form(dataset))
-    others = dataclasses.fields(tinyhd.EncoderOptions) + dataclasses.fields(tinyhd.RenderOptions)
-    assert names | {field.name for field in others} <= set(form(dataset, "annotate_videos", advanced=True))
+    from tinyhd.options import choices
+
+    offered = set(form(dataset, "render_saliency", advanced=True))
+    for kind in (tinyhd.InferenceOptions, tinyhd.RenderOptions, tinyhd.EncoderOptions):
+        for name, choice in choices(kind).items():
+            assert (name in offered) != choice.runs_program  # programs are not started for whoever uses the App
     assert shown["batch_size"]["type"]["min"] == 1
     assert {"float16", "bfloat16"} <= set(shown["precision"]["type"]["values"])
 
@@ -301,21 +305,28 @@ def test_every_option_reaches_the_model(
 # ---- runs
 
 
-def test_streaming_in_the_app(
+def test_in_the_app_it_goes_on_by_itself(
     make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     ctx = context(dataset, maps_dir=str(tmp_path))
-    messages = [message.to_json()["body"] for message in operator().execute(ctx)]
-    json.dumps(messages)
-    names = [message["operator_uri"] for message in messages]
-    assert names[-4:] == ["reload_dataset", "set_active_fields", "notify", "show_output"]
-    progress = [m["params"] for m in messages if m["operator_uri"] == "set_progress"]
-    assert [p["progress"] for p in progress] == sorted(p["progress"] for p in progress)
-    assert any("Video 2 of 3 (b.mp4): frame 5 of 20" in p["label"] and "frames/s" in p["label"] for p in progress)
-    assert messages[-3]["params"]["fields"] == ["filepath", "frames.saliency"]
-    assert messages[-2]["params"] == {"message": "3 videos done.", "variant": "success"}
+    assert operator().execute(ctx) == {}
+    assert operator().resolve_output(context(dataset)) is None  # nothing that locks the App
+    [request] = ctx.executor.to_json()["requests"]
+    assert (request["operator_uri"], request["params"]["name"]) == ("open_panel", "saliency_overview")
+    plugin("work").join()
+    [entry] = plugin("work").list_work(dataset)
+    assert (entry["state"], entry["label"], entry["fields"]) == ("ended", "3 videos done.", ["frames.saliency"])
+    dataset.reload()
     assert completed(dataset) == ["a", "b", "c"]
+
+
+def test_progress(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
+) -> None:
+    found = list(operator().start(make_dataset(*videos), {"maps_dir": str(tmp_path)}, lambda: False))
+    assert [p.fraction for p in found] == sorted(p.fraction for p in found)
+    assert any("Video 2 of 3 (b.mp4): frame 5 of 20" in p.label and "frames/s" in p.label for p in found)
 
 
 def test_a_waiting_caller_gets_a_result(
@@ -372,7 +383,7 @@ def test_delegated_run_stops_when_marked_failed(
     assert plugin("runs").find_run(dataset, "saliency")["state"] == "cancelled"
 
 
-@pytest.mark.parametrize("how", ["cancel_saliency", "browser closed"])
+@pytest.mark.parametrize("how", ["cancel_saliency", "closed"])
 def test_cancel_leaves_whole_videos_and_resume_goes_on(
     how: str,
     make_dataset: Make,
@@ -383,16 +394,16 @@ def test_cancel_leaves_whole_videos_and_resume_goes_on(
     tmp_path: Path,
 ) -> None:
     dataset = make_dataset(*videos)
-    stream = operator().execute(context(dataset, maps_dir=str(tmp_path)))
-    for message in stream:
-        if "Video 2 of 3" in message.body.params.get("label", ""):
+    stream = operator().start(dataset, {"maps_dir": str(tmp_path)}, lambda: False)
+    for progress in stream:
+        if "Video 2 of 3" in progress.label:
             break
-    if how == "browser closed":
+    if how == "closed":
         stream.close()
     else:
         assert operator("cancel_saliency")(dataset)["cancelled"]
-        last = [message.body.params for message in stream]
-        assert any("Cancelled: 1 video done" in params.get("message", "") for params in last)
+        outcome = plugin("progress").finish(stream, lambda _: None)
+        assert "Cancelled: 1 video done" in outcome.summary
     assert completed(dataset) == ["a"]
     assert len(maps_below(tmp_path)) == COUNT  # nothing of the second
     assert plugin("runs").find_run(dataset, "saliency")["state"] == "cancelled"
@@ -465,6 +476,16 @@ def test_bad_videos_are_counted_and_do_not_stop_the_run(
     assert dataset.values("saliency_error")[1] is None
 
 
+def test_a_run_without_results_does_not_keep_its_settings(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(tmp_path / "missing.mp4", videos[0])
+    assert operator()(dataset.limit(1), maps_dir=str(tmp_path), stride=3)["failed"] == 1
+    assert operator()(dataset, maps_dir=str(tmp_path), stride=2)["completed"] == 1
+    with pytest.raises(tinyhd.TinyHDError, match="stride"):
+        operator()(dataset, maps_dir=str(tmp_path), stride=3)
+
+
 def test_an_unexpected_error_of_one_video_is_recorded_too(
     make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -487,7 +508,7 @@ def test_an_unexpected_error_of_one_video_is_recorded_too(
     assert completed(dataset) == ["a", "b"]
 
 
-def test_an_error_of_a_streamed_run_is_shown(
+def test_an_error_that_ends_a_run_is_shown(
     make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     def fail(*_: Any) -> None:
@@ -496,26 +517,25 @@ def test_an_error_of_a_streamed_run_is_shown(
     dataset = make_dataset(videos[0])
     with monkeypatch.context() as broken:
         broken.setattr(plugin("compute"), "wanted", fail)
-        messages = [m.to_json()["body"] for m in operator().execute(context(dataset, maps_dir=str(tmp_path)))]
-    assert [m["operator_uri"] for m in messages] == ["set_progress", "reload_dataset", "notify", "show_output"]
-    assert messages[2]["params"] == {"message": "RuntimeError: no space left", "variant": "error"}
-    assert messages[3]["params"]["results"] == {"summary": "RuntimeError: no space left"}
+        operator().execute(context(dataset, maps_dir=str(tmp_path)))
+        plugin("work").join()
+    [entry] = plugin("work").list_work(dataset)
+    assert (entry["state"], entry["label"]) == ("failed", "RuntimeError: no space left")
     record = dataset.get_run_info("saliency").config.serialize()
     assert (record["status"], record["error"]) == ("failed", "RuntimeError: no space left")
     assert "no space left" in plugin("forms").describe_run(plugin("runs").list_runs(dataset)[0])
     # an error that is met before the run begins, of this and of the other operators
     for name, params in (("compute_saliency", {"stride": 0}), ("annotate_videos", {"name": "not a name"})):
-        messages = [m.to_json()["body"] for m in operator(name).execute(context(dataset, **params))]
-        assert messages[-1]["operator_uri"] == "show_output"
-        assert messages[-2]["params"]["variant"] == "error"
+        operator(name).execute(context(dataset, **params))
+        plugin("work").join()
+        assert plugin("work").list_work(dataset)[0]["state"] == "failed"
 
 
 def test_one_run_at_a_time_in_a_field(
     make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
-    with contextlib.closing(operator().execute(context(dataset, maps_dir=str(tmp_path)))) as stream:
-        next(stream)
+    with contextlib.closing(operator().start(dataset, {"maps_dir": str(tmp_path)}, lambda: False)) as stream:
         next(stream)
         with pytest.raises(tinyhd.TinyHDError, match="is at work"):
             operator()(dataset, maps_dir=str(tmp_path))
@@ -684,7 +704,9 @@ def test_a_slice_of_a_grouped_dataset(
             for name, path in (("front", videos[k]), ("back", videos[2])):
                 dataset.add_sample(fo.Sample(filepath=str(path), group=group.element(name)))
         ctx = context(dataset, maps_dir=str(tmp_path))
-        list(operator().execute(ctx))
+        operator().execute(ctx)
+        plugin("work").join()
+        dataset.reload()
         assert completed(dataset.select_group_slices("front")) == ["a", "b"]
         assert dataset.select_group_slices("back").values("saliency_stats") == [None, None]
         operator("delete_saliency")(dataset)
@@ -774,19 +796,22 @@ def test_heat_maps_are_colored_by_value_and_ticked(
         operator()(dataset, field=field, maps_dir=str(tmp_path))
     dataset.reload()
     scheme, active = dataset.app_config.color_scheme, dataset.app_config.active_fields
-    assert [entry["path"] for entry in scheme.colorscales] == ["frames.saliency", "frames.other"]
     assert (scheme.color_by, scheme.color_pool) == ("field", ["#ff0000"])  # as the user wants it
     assert {"frames.saliency", "frames.other"} <= set(active.paths)
     operator("delete_saliency")(dataset)
     dataset.reload()
     scheme, active = dataset.app_config.color_scheme, dataset.app_config.active_fields
-    assert [entry["path"] for entry in scheme.colorscales] == ["frames.other"]
     assert scheme.color_pool == ["#ff0000"]
     assert "frames.saliency" not in active.paths
     # where nothing was chosen
     fresh = make_dataset(videos[1])
-    operator()(fresh, maps_dir=str(tmp_path))
+    for field in ("saliency", "other"):
+        operator()(fresh, field=field, maps_dir=str(tmp_path))
     assert fresh.app_config.color_scheme.color_by == "value"
+    operator("delete_saliency")(fresh)
+    assert fresh.app_config.color_scheme.color_by == "value"
+    operator("delete_saliency")(fresh, "other")
+    assert (fresh.app_config.color_scheme, fresh.app_config.active_fields) == (None, None)
 
 
 @pytest.fixture(autouse=True)

@@ -166,10 +166,8 @@ def test_a_selection_in_the_app(
     form.get_by_text("2 videos, about 50 frames").wait_for()
     form.get_by_text("Folder for the maps").locator("xpath=following::input[1]").fill(str(tmp_path / "a.mp4" / "maps"))
     form.get_by_role("button", name="Execute").click()
-    page.get_by_text("Failed", exact=True).wait_for()
     page.get_by_text("cannot be written: Not a directory").first.wait_for()
     keep(page, "failed")
-    page.keyboard.press("Escape")
 
     form = open_form(page, "Compute saliency")
     form.get_by_text("2 videos, about 50 frames").wait_for()
@@ -232,7 +230,18 @@ def test_heat_maps_in_the_app(
 
     # attention over time, in the panel beside it
     modal.locator('[data-cy="panel-tab-saliency_over_time"]').click()
-    lines = modal.locator(".js-plotly-plot .scatterlayer .trace")
-    lines.nth(3).wait_for(state="attached")
-    assert lines.count() == 4  # three numbers and the current frame
+    plot = modal.locator('[data-cy="saliency-over-time"] svg')
+    now = modal.locator('[data-cy="saliency-now"]')
+    now.wait_for(state="attached")
+    assert plot.locator("polyline").count() == 3
     keep(page, "over-time")
+
+    # a click goes to that time
+    box = plot.bounding_box()
+    before = float(now.get_attribute("x1"))
+    page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 40)
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while abs(float(now.get_attribute("x1")) - 0.6 * box["width"]) > 30:
+        assert time.monotonic() < deadline, f"the line went from {before} to {now.get_attribute('x1')}"
+        time.sleep(0.3)
+    keep(page, "over-time-clicked")

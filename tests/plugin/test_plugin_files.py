@@ -85,6 +85,35 @@ def test_annotated_videos_as_a_media_field(
     assert (again["skipped"], again["failed"]) == (2, 1)
 
 
+def test_the_old_name_is_kept_for_a_while(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    assert operator("annotate_videos").config.unlisted
+    assert operator("annotate_videos")(dataset, output_dir=str(tmp_path / "out"))["completed"] == 1
+    assert operator("render_saliency")(dataset, output_dir=str(tmp_path / "out"))["skipped"] == 1
+    for word in ("heatmap", "attention", "saliency"):
+        shown = [operator(name).config for name in ("compute_saliency", "render_saliency")]
+        assert any(word in config.label.lower() for config in shown)
+
+
+def test_a_color_map_that_does_not_exist_is_refused_at_once(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path]
+) -> None:
+    with pytest.raises(tinyhd.TinyHDError, match="no color map 'foo'"):
+        operator("render_saliency")(make_dataset(videos[0]), colormap="foo")
+
+
+def test_rendering_uses_the_track_that_a_run_has_kept(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    operator("compute_saliency")(dataset, maps_dir=str(tmp_path / "maps"))
+    clips = grey.clips
+    assert operator("render_saliency")(dataset, output_dir=str(tmp_path / "out"))["completed"] == 2
+    assert grey.clips == clips
+
+
 def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, grey: GrayModel, videos: list[Path]) -> None:
     dataset = fo.Dataset()
     try:
@@ -102,6 +131,8 @@ def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, grey: Gray
         again = operator("annotate_videos")(dataset.select_group_slices("video"), name="heat")
         assert (again["completed"], again["skipped"]) == (0, 2)
         assert len(dataset.select_group_slices("heat")) == 2
+        assert operator("undo_videos")(dataset, "heat")["removed"] == 2
+        assert dataset.group_slices == ["video"]
     finally:
         dataset.delete()
 
@@ -112,9 +143,9 @@ def test_annotating_can_be_cancelled(
     monkeypatch.setattr(plugin("progress"), "REPORT_SECONDS", 0)
     monkeypatch.setattr(plugin("render"), "REPORT_SECONDS", 0.001)
     dataset = make_dataset(*videos)
-    stream = operator("annotate_videos").execute(context(dataset, output_dir=str(tmp_path / "out")))
-    for message in stream:
-        if "Video 2 of 2" in message.body.params.get("label", ""):
+    stream = operator("annotate_videos").start(dataset, {"output_dir": str(tmp_path / "out")}, lambda: False)
+    for progress in stream:
+        if "Video 2 of 2" in progress.label:
             break
     stream.close()
     assert [path.name[:11] for path in (tmp_path / "out").iterdir()] == ["a.annotated"]
@@ -139,6 +170,24 @@ def test_videos_are_made_playable(make_dataset: Make, plugin: Modules, grey: Gra
     # maps stay where they are
     assert operator("compute_saliency")(dataset)["skipped"] == 4
     assert operator("reencode_videos")(dataset)["skipped"] == 4
+
+
+def test_videos_are_taken_back(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path
+) -> None:
+    paths = [makers.foreign_audio(tmp_path).path, makers.plain(tmp_path).path]
+    dataset = make_dataset(*paths)
+    before = (sorted(tmp_path.iterdir()), set(dataset.get_field_schema()), list(dataset.app_config.media_fields))
+    assert operator("reencode_videos")(dataset)["completed"] == 1
+    assert operator("render_saliency")(dataset)["completed"] == 2
+    assert plugin("render").made_videos(dataset) == ["annotated", "playable copies"]
+    with pytest.raises(tinyhd.TinyHDError, match="no videos 'other'"):
+        operator("undo_videos")(dataset, "other")
+    assert operator("undo_videos")(dataset, "annotated")["removed"] == 2
+    assert operator("undo_videos")(dataset, "playable copies")["removed"] == 1
+    assert dataset.values("filepath") == [str(path) for path in paths]
+    after = (sorted(tmp_path.iterdir()), set(dataset.get_field_schema()), list(dataset.app_config.media_fields))
+    assert after == before
 
 
 # ---- panels
@@ -166,17 +215,23 @@ def test_panel_over_time(
     ctx = context(dataset)
     panel.on_load(ctx)
     told = panel_messages(ctx)
-    entropy, spread, speed, cursor = told["plot"]
+    plot = told["plot"]
+    focus, spread, speed = plot["lines"]
     frames = dataset.first().frames
-    assert entropy["x"] == list(range(1, COUNT + 1))
-    assert entropy["y"] == [frames[k].saliency.entropy_bits for k in range(1, COUNT + 1)]
-    assert spread["y"][3] == frames[4].saliency.spread
-    assert max(speed["y"]) > 0
-    # the App puts these at the cursor's place as the video plays
-    assert told["frame_data"]["frames"][7] == [7, 7]
-    shown = panel.render(ctx).to_json()["type"]["properties"]
-    assert shown["frame_data"]["view"]["target"] == "plot[3].x"
-    assert cursor["x"] == [1, 1]
+    assert (plot["rate"], plot["first"], plot["step"]) == (25, 1, 1)
+    assert list(focus["values"]) == [frames[k].saliency.focus for k in range(1, COUNT + 1)]
+    assert spread["values"][3] == frames[4].saliency.spread
+    assert max(speed["values"]) > 0
+    shown = panel.render(context(dataset, state=told)).to_json()["type"]["properties"]
+    assert shown["plot"]["view"]["component"] == "TinyHDSaliencyOverTime"
+    # a newer run that is not complete does not come first
+    stream = operator("compute_saliency").start(
+        dataset, {"field": "newer", "maps_dir": str(tmp_path / "maps")}, lambda: True
+    )
+    list(stream)
+    ctx = context(dataset)
+    panel.on_load(ctx)
+    assert panel_messages(ctx)["fields"] == ["saliency", "newer"]
 
 
 def test_panel_overview(
@@ -190,28 +245,52 @@ def test_panel_overview(
     ctx = context(dataset)
     panel.on_load(ctx)
     told = panel_messages(ctx)
-    assert told["histogram"][0]["x"] == dataset.values("saliency_stats.entropy_bits")
-    assert told["highest"][0]["video"] == "flat.mp4"
+    assert sorted(told["histogram"][0]["x"]) == sorted(dataset.values("saliency_stats.focus"))
+    assert told["shown"]["least"][0] == [dataset.last().id, "flat.mp4: 5"]
     assert [row["field"] for row in told["runs"]] == ["saliency"]
-    assert "completed, " in told["runs"][0]["about"]
-    state = {"fields": ["saliency"], "shown": {"field": "saliency", "number": "entropy_bits"}}
-    state["ids"] = {"highest": [row["id"] for row in told["highest"]]}
-    shown = json.dumps(panel.render(context(dataset, state=state)).to_json())
-    assert "Entropy (bits)" in shown
+    assert told["work"][0]["state"] == "ended"
+    shown = json.dumps(panel.render(context(dataset, state=told)).to_json())
+    assert "Focus (5 to 100)" in shown
+    assert "3 videos done." in shown
     # a click on the video opens it, one on a bar shows its videos
-    ctx = context(dataset, state=state, row=0)
-    panel.on_highest(ctx)
+    ctx = context(dataset, state=told, id=dataset.last().id)
+    panel.on_open(ctx)
     [request] = ctx.executor.to_json()["requests"]
     assert (request["operator_uri"], request["params"]["id"]) == ("open_sample", dataset.last().id)
-    ctx = context(dataset, state=state, range=[15.5, 16.0])
+    ctx = context(dataset, state=told, range=[15.5, 16.0])
     panel.on_bar(ctx)
     [request] = ctx.executor.to_json()["requests"]
     assert request["operator_uri"] == "set_view"
-    assert "saliency_stats.entropy_bits" in json.dumps(request["params"])
-    ctx = context(dataset, state=state, row=0)
+    assert "saliency_stats.focus" in json.dumps(request["params"])
+    ctx = context(dataset, state=told | {"runs": [{"field": "saliency"}]}, row=0)
     panel.on_delete(ctx)
     [request] = ctx.executor.to_json()["requests"]
     assert request["params"]["operator_uri"] == "@tinyhd/saliency/delete_saliency"
+
+
+def test_work_is_watched_and_cancelled_in_the_panel(
+    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    panel = operator("saliency_overview")
+    watched = plugin("work").Watched(dataset, "Computing", ["frames.saliency"])
+    watched.say("Video 1 of 2 (a.mp4): frame 5 of 20", 0.125)
+    ctx = context(dataset)
+    panel.on_load(ctx)
+    told = panel_messages(ctx)
+    [entry] = told["work"]
+    shown = json.dumps(panel.render(context(dataset, state=told)).to_json(), ensure_ascii=False)
+    assert "Video 1 of 2 (a.mp4): frame 5 of 20" in shown
+    assert "12 %" in shown
+    assert not watched.is_stopped()
+    panel.on_stop(context(dataset, state=told, key=entry["key"]))
+    watched._asked = 0  # a while later
+    assert watched.is_stopped()
+    watched.say("Cancelled: 1 video done.", 1.0, state="ended")
+    ctx = context(dataset, state=told)
+    panel.on_tick(ctx)
+    names = [request["operator_uri"] for request in ctx.executor.to_json()["requests"]]
+    assert {"notify", "reload_dataset", "set_active_fields"} <= set(names)
 
 
 # ---- the zoo, and installing
@@ -271,6 +350,22 @@ def test_zoo_model(
         assert same_size.ravel()[expected.argmax()] > 0.95 * levels.max()
 
 
+def test_without_tinyhd_the_plugin_says_so(fiftyone_environment: dict[str, str]) -> None:
+    code = (
+        "import sys, importlib.util as u; find = u.find_spec;"
+        "u.find_spec = lambda name, *a: None if name == 'tinyhd' else find(name, *a);"
+        "sys.modules['tinyhd'] = None;"
+        "import fiftyone.operators as foo;"
+        "names = {o.name: o for o in foo.list_operators(builtin=False)};"
+        "form = names['compute_saliency'].resolve_input(None).to_json();"
+        "print(sorted(names), form)"
+    )
+    env = environ(fiftyone_environment)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=180)
+    assert "['compute_saliency', 'render_saliency']" in done.stdout, done.stderr
+    assert "fiftyone plugins requirements @tinyhd/saliency --install" in done.stdout
+
+
 @pytest.mark.parametrize("how", ["release archive", "folder"])
 def test_install(how: str, fiftyone_environment: dict[str, str], server: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = server
@@ -293,5 +388,5 @@ def test_install(how: str, fiftyone_environment: dict[str, str], server: tuple[P
     assert done.stdout.split() == [
         "@tinyhd/saliency",
         *("annotate_videos", "cancel_saliency", "compute_saliency", "delete_saliency", "reencode_videos"),
-        *("saliency_over_time", "saliency_overview"),
+        *("render_saliency", "saliency_over_time", "saliency_overview", "undo_videos"),
     ], done.stderr

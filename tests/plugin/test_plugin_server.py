@@ -28,8 +28,11 @@ assert not fo.config.singleton_cache
 tinyhd.open_backend = lambda *_, **__: GrayModel()
 name, request = sys.argv[1], json.loads(sys.argv[2])
 operator = foo.get_operator("@tinyhd/saliency/" + name)
-result = operator.execute(foo.ExecutionContext(request, executor=Executor(), operator_uri=operator.uri))
-print(json.dumps([result] if isinstance(result, dict) else [message.to_json()["body"] for message in result]))
+ctx = foo.ExecutionContext(request, executor=Executor(), operator_uri=operator.uri)
+operator.execute(ctx)
+work = sys.modules[operator.__module__.rpartition(".")[0] + ".work"]
+work.join()
+print(json.dumps(work.list_work(fo.load_dataset(request["dataset_name"]))))
 """
 
 
@@ -60,19 +63,17 @@ def dataset(make_dataset: Callable[..., Any], tmp_path: Path) -> Any:
     return make_dataset(*(makers.make_video(tmp_path / f"{name}.mp4", COUNT) for name in "abc"))
 
 
-def notice(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the App tells at the end; the output must come last."""
-    assert messages[-1]["operator_uri"] == "show_output"
-    [said] = [message["params"] for message in messages if message["operator_uri"] == "notify"]
-    return said
+def notice(work: list[dict[str, Any]]) -> str:
+    """What the panel tells of the latest work."""
+    return work[0]["label"]
 
 
 def test_compute_resume_and_delete_on_a_selection(fo: ModuleType, dataset: Any, serve: Any) -> None:
     selection = dataset.select(dataset.values("id")[1:])
-    assert notice(serve("compute_saliency", selection.limit(1)))["message"] == "1 video done."
+    assert notice(serve("compute_saliency", selection.limit(1))) == "1 video done."
     dataset.reload()
     assert dataset.values("saliency_stats.frame_count") == [None, COUNT, None]
-    assert notice(serve("compute_saliency", selection))["message"] == "1 video done, 1 skipped."
+    assert notice(serve("compute_saliency", selection)) == "1 video done, 1 skipped."
     dataset.reload()
     assert dataset.get_run_info("saliency").config.serialize()["status"] == "completed"
     serve("delete_saliency", selection, field="saliency")
@@ -82,7 +83,7 @@ def test_compute_resume_and_delete_on_a_selection(fo: ModuleType, dataset: Any, 
 
 
 def test_annotate_on_a_selection(dataset: Any, serve: Any) -> None:
-    assert notice(serve("annotate_videos", dataset.limit(2)))["message"] == "2 videos done."
+    assert notice(serve("annotate_videos", dataset.limit(2))) == "2 videos done."
     dataset.reload()
     assert [path is None for path in dataset.values("annotated_path")] == [False, False, True]
 
@@ -91,6 +92,6 @@ def test_reencode_on_a_selection(dataset: Any, serve: Any, tmp_path: Path) -> No
     sample = dataset.last()
     sample.filepath = str(makers.foreign_audio(tmp_path).path)
     sample.save()
-    assert notice(serve("reencode_videos", dataset.skip(1)))["message"] == "1 video done, 1 skipped."
+    assert notice(serve("reencode_videos", dataset.skip(1))) == "1 video done, 1 skipped."
     dataset.reload()
     assert [path is None for path in dataset.values("original_filepath")] == [True, True, False]

@@ -258,8 +258,22 @@ def _theme() -> Any:
         for what, value in (("background_fill", "transparent"), ("text_color", "*body_text_color"))
         for mode in ("", "_dark")
     }
+    # darker than the theme's own, whose text on them is hard to read
+    accents = {
+        f"checkbox_label_{what}_selected{mode}": value
+        for what, value in (
+            ("background_fill", "*primary_700"),
+            ("border_color", "*primary_700"),
+            ("text_color", "white"),
+        )
+        for mode in ("", "_dark")
+    }
     return gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=sans, font_mono=mono).set(
-        block_title_padding="0", **plain
+        block_title_padding="0",
+        color_accent="*primary_700",
+        body_text_color_subdued="*neutral_600",
+        **plain,
+        **accents,
     )
 
 

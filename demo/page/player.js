@@ -323,6 +323,11 @@ function drawMoments() {
   }
 }
 
+// Gradio gives this button another name than the words on it, which people who speak to their computer would use
+function renameUpload() { document.querySelectorAll("#file button[aria-dropeffect]").forEach((node) => node.removeAttribute("aria-label")); }
+new MutationObserver(renameUpload).observe(document.querySelector("#source") ?? element, { childList: true, subtree: true });
+renameUpload();
+
 watch("value", update);
 update();
 applyLook();

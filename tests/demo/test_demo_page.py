@@ -448,3 +448,57 @@ def test_places_in_the_queue_on_the_page(served, page):
         models.may_run.set()
     for each in (page, other):
         wait_for(each, "ready")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(served, page, theme):
+    """Contrast, names, headings, ... of everything on the page, before and with a result."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        skip_or_fail("axe-playwright-python is not installed")
+    axe = Axe()
+    page.goto(f"{served[0]}?__theme={theme}")
+    page.wait_for_selector("#player .th-empty h2")
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    for state in ("idle", "ready"):
+        wait_for(page, state)
+        page.wait_for_timeout(500)
+        found = axe.run(page, options={"runOnly": tags})
+        assert found.response["violations"] == [], found.generate_report()
+        page.click("#example-video")
+        wait_for(page, "working")
+
+
+def test_the_keyboard_alone_does_everything(served, page, tmp_path):
+    """From the example to another look, another time, and a download, without a pointer."""
+    page.goto(served[0])
+    page.wait_for_selector("#player .th-empty h2")
+
+    def tab_to(selector):
+        for _ in range(60):
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"the Tab key never comes to {selector}")
+
+    tab_to("#example-video")
+    page.keyboard.press("Enter")
+    wait_for(page, "ready")
+    page.evaluate("document.activeElement.blur()")
+    tab_to("#preset input")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#colormap input').disabled")  # the spotlight has no colors
+    tab_to("[data-part=play]")
+    page.keyboard.press("Space")
+    tab_to("[data-part=plots]")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("Math.abs(document.querySelector('[data-part=video]').currentTime - 0.5) < 0.01")
+    tab_to(".th-moments button")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('[data-part=video]').currentTime > 0.51")
+    tab_to("#download-stats")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "bunny.stats.csv"

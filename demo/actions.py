@@ -201,9 +201,12 @@ class Actions:
         if not old:
             yield gr.skip(), gr.skip()
             return
-        yield working(None), old
         try:
             with self.store.using(old) as before:
+                if before.ready() and before.model == model:  # lists tell of a choice when they are only passed by
+                    yield gr.skip(), gr.skip()
+                    return
+                yield working(None), old
                 job = self.store.create(before.source, stem=before.stem)
                 job.end, job.trim = before.trim if trim else before.end, before.trim
         except Exception as error:

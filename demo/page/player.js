@@ -323,10 +323,15 @@ function drawMoments() {
   }
 }
 
-// Gradio gives this button another name than the words on it, which people who speak to their computer would use
-function renameUpload() { document.querySelectorAll("#file button[aria-dropeffect]").forEach((node) => node.removeAttribute("aria-label")); }
-new MutationObserver(renameUpload).observe(document.querySelector("#source") ?? element, { childList: true, subtree: true });
-renameUpload();
+// What Gradio leaves out for people who use a keyboard or their voice: the button is called what is written on it, and
+// arrow keys move among radio buttons, which takes a common name.
+function mend() {
+  document.querySelectorAll("#file button[aria-dropeffect]").forEach((node) => node.removeAttribute("aria-label"));
+  for (const id of ["preset", "style", "normalize"])
+    document.querySelectorAll(`#${id} input[type=radio]`).forEach((node) => { node.name = id; });
+}
+new MutationObserver(mend).observe(document.querySelector("#layout") ?? element, { childList: true, subtree: true });
+mend();
 
 watch("value", update);
 update();

@@ -386,7 +386,9 @@ def test_the_page_looks_once_and_makes_files_often(store, tmp_path):
     assert made[-1]["download"]["name"] == "clip.saliency.mp4"
     assert made[-1]["job"] == json.loads(outputs[-1][0])["job"]
     assert models.model.clips == clips
-    other = list(actions.analyze_again(False, *LOOK, name))
+    assert list(actions.analyze_again(False, *LOOK, name)) == [(gr.skip(), gr.skip())]  # the same model
+    assert models.model.clips == clips
+    other = list(actions.analyze_again(False, "another", *LOOK[1:], name))
     assert json.loads(other[-1][0])["state"] == "ready"
     assert models.model.clips == 2 * clips
     assert len(store) == 1

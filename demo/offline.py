@@ -4,8 +4,10 @@ Gradio's page names a few addresses elsewhere (previews for social networks, and
 its page is allowed to load from anywhere, and its server fetches addresses that clients name. All of that ends here.
 """
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -94,14 +96,30 @@ def _rewriting(send: Send) -> Callable[[Message], Any]:
 
 
 def refuse_addresses(component: Any) -> None:
-    """Let a component of the page take uploaded files only: Gradio would download addresses that clients send."""
+    """Let a component of the page take uploaded files only: Gradio would download addresses that clients send.
+
+    The address of an upload to this server, which is how agents name one, stands for the file itself.
+    """
     import gradio as gr
 
     move = component.async_move_resource_to_block_cache
 
     async def uploaded_only(file: Any) -> Any:
         if file is not None and re.match(r"\s*\w[\w+.-]+:", str(file)):
-            raise gr.Error("Only files are taken, no addresses: download the video first.", print_exception=False)
+            file = _upload_of(str(file))
+            if file is None:
+                raise gr.Error("Only files are taken, no addresses: download the video first.", print_exception=False)
         return await move(file)
 
     component.async_move_resource_to_block_cache = uploaded_only
+
+
+def _upload_of(address: str) -> str | None:
+    """The uploaded file that an address of this server names; None for any other."""
+    _, found, name = unquote(address).partition("/gradio_api/file=")
+    folder = os.environ.get("GRADIO_TEMP_DIR", "")
+    if not found or not folder:
+        return None
+    path = Path(name).resolve()
+    inside = path.is_relative_to(Path(folder).resolve())
+    return str(path) if inside and path.is_file() else None

@@ -1,7 +1,9 @@
 """The demo without a browser: limits, kept files, looking, drawing, what the player is told, and the safety net."""
 
 import json
+import tomllib
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from demo.actions import Actions, ready, working
 from demo.jobs import JobStore
 from demo.limits import Limits, TooLongError, public_sentence
 from demo.moments import most_attended, plot_line
-from demo.offline import without_foreign_addresses
+from demo.offline import _upload_of, without_foreign_addresses
 from demo.waiting import WaitingLine
 from demo.work import Models, Step, analyze, canonical, finish, make
 from tinyhd.errors import InputError, OptionError
@@ -466,6 +468,25 @@ def test_foreign_addresses_are_taken_out_of_pages():
     assert b'charset="utf-8"' in cleaned
 
 
+def test_only_uploads_have_addresses_that_are_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    upload, secret = tmp_path / "uploads" / "x" / "a b.mp4", tmp_path / "secret.mp4"
+    for path in (upload, secret):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    address = "http://127.0.0.1:7860/gradio_api/file="
+    assert _upload_of(f"{address}{upload}") == str(upload)
+    assert _upload_of(f"{address}{quote(str(upload))}") == str(upload)
+    for other in (
+        f"{address}{secret}",
+        f"{address}{upload.parent}/../../secret.mp4",
+        f"{address}/etc/passwd",
+        f"file://{upload}",
+        "http://127.0.0.1/x.mp4",
+    ):
+        assert _upload_of(other) is None, other
+
+
 def test_login_needs_both_variables():
     assert login_from({}) is None
     assert login_from({"TINYHD_DEMO_USER": "u", "TINYHD_DEMO_PASSWORD": "p"}) == ("u", "p")
@@ -475,3 +496,17 @@ def test_login_needs_both_variables():
 
 def test_the_example_is_played_as_it_is():
     assert browser_plays(probe(EXAMPLE), same_times=True)
+
+
+def test_a_space_gets_what_the_package_needs():
+    root = EXAMPLE.parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    lines = (root / "demo" / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == wanted
+    _, front, _ = (root / "demo" / "README.md").read_text("utf-8").split("---\n", 2)
+    facts = dict(line.split(": ", 1) for line in front.splitlines())
+    assert (root / facts["app_file"]).is_file()
+    assert {"title", "emoji", "sdk", "sdk_version", "license", "short_description"} < set(facts)
+    assert len(facts["short_description"]) <= 60  # more is refused
+    assert f"gradio=={facts['sdk_version']}" in (root / "constraints.txt").read_text()

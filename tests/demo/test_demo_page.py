@@ -1,5 +1,6 @@
 """The demo as it is served: its API, its queue, its refusals, and the page in a browser."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from makers import make_video, playlist, read_barcode, still
 from demo.actions import QUEUE_SIZE
 from demo.app import serving
 from demo.limits import Limits
-from tinyhd.options import InferenceOptions, RenderOptions
+from tinyhd.options import STYLES, InferenceOptions, RenderOptions
 from tinyhd.render.colors import color_table
 from tinyhd.render.normalize import Normalizer
 from tinyhd.video.reader import probe, read_frames
@@ -236,6 +237,42 @@ def test_login():
         with pytest.raises(Exception, match=r"(?i)auth|credential|log"):
             Client(address, auth=("me", "wrong"), verbose=False)
         Client(address, auth=("me", "secret"), verbose=False).close()
+
+
+def test_agents_find_and_use_the_tools(tmp_path):
+    """A client of the Model Context Protocol uploads a picture and calls the tool; off by default."""
+    try:
+        import httpx
+        from mcp import ClientSession
+        from mcp.client.streamable_http import streamablehttp_client
+    except ImportError:
+        skip_or_fail("mcp is not installed")
+
+    async def visit(address):
+        files = {"files": ("photo.png", still(tmp_path).path.read_bytes())}
+        async with httpx.AsyncClient() as browser:
+            (path,) = (await browser.post(f"{address}gradio_api/upload", files=files)).json()
+        async with (
+            streamablehttp_client(f"{address}gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            assert set(tools) == {"annotate", "render"}
+            assert "where people look" in tools["annotate"].description
+            assert tools["annotate"].inputSchema["properties"]["style"]["enum"] == list(STYLES)
+            assert tools["annotate"].inputSchema["required"] == ["file"]
+            refused = await session.call_tool("annotate", {"file": "http://127.0.0.1/x.mp4"})
+            assert refused.isError
+            assert "no addresses" in refused.content[0].text
+            return await session.call_tool("annotate", {"file": f"{address}gradio_api/file={path}"})
+
+    with serving(models=StubModels(), mcp=True) as address:
+        result = asyncio.run(visit(address))
+        assert not result.isError, result.content
+        assert any("photo.saliency.png" in str(part) for part in result.content)
+    with serving(models=StubModels()) as address:
+        assert status_of(f"{address}gradio_api/mcp/") == 404
 
 
 # ---- the page

@@ -42,7 +42,14 @@ _LABELS = {
     "none": "A fixed value",
 }
 """Of values that are not words to show."""
-_DOWNLOADS = dict(zip(("↓ Result", "↓ Heat map alone", "↓ Raw maps (npz)", "↓ Statistics (csv)"), KINDS, strict=True))
+_DOWNLOADS = {
+    "result": "↓ Result",
+    "heatmap": "↓ Heat map alone",
+    "moments": "↓ Key moments (zip)",
+    "report": "↓ Report (html)",
+    "maps": "↓ Raw maps (npz)",
+    "stats": "↓ Statistics (csv)",
+}
 _DEFAULT, _CHOICES = RenderOptions(), choices(RenderOptions)
 SUFFIXES = [".mkv", ".ts", ".m2ts", ".avi", ".mov", ".webm", ".mp4", ".m4v", ".mpg", ".flv", ".wmv", ".heic", ".tiff"]
 
@@ -142,7 +149,7 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
                 with gr.Row(elem_id="downloads"):
                     files = {
                         kind: gr.Button(label, size="sm", min_width=120, elem_id=f"download-{kind}")
-                        for label, kind in _DOWNLOADS.items()
+                        for kind, label in ((kind, _DOWNLOADS[kind]) for kind in KINDS)
                     }
         gr.HTML(
             "<p>Examples: <i>Big Buck Bunny</i>, © 2008 Blender Foundation, www.bigbuckbunny.org, CC BY 3.0. What the "

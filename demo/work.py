@@ -7,6 +7,7 @@ half-written stays.
 import contextlib
 import io
 import itertools
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -27,6 +28,8 @@ from tinyhd.files import OUTPUT_TAG
 from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.pipeline.analyze import Progress, analysis
 from tinyhd.pipeline.annotate import annotate
+from tinyhd.pipeline.moments import moments
+from tinyhd.pipeline.report import report
 from tinyhd.render.grayscale import open_maps_writer
 from tinyhd.render.normalize import Normalizer, SmoothedRange
 from tinyhd.render.overlay import Overlay
@@ -45,7 +48,7 @@ REPORT_SECONDS = 0.2
 PICTURE_SECONDS = 0.5
 COPY_PIXELS = 1280
 """Longest side of the copy that is made of an original that not every browser plays."""
-KINDS = ("result", "heatmap", "maps", "stats")
+KINDS = ("result", "heatmap", "moments", "report", "maps", "stats")
 """Of files for downloading."""
 
 _THUMBNAIL_SIDE, _PREVIEW_SIDE = 320, 640
@@ -205,22 +208,30 @@ def make(job: Job, kind: str, render: RenderOptions) -> Generator[Step, None, Pa
         raise OptionError(f"there is no file {kind!r}; it must be one of {', '.join(KINDS)}.")
     if kind == "heatmap":
         render = replace(render, style="heatmap", opacity=None)
-    key = kind if kind == "maps" else (kind, canonical(render))
+    key = (kind, canonical(render)) if kind in ("result", "heatmap") else kind
     if key in job.files:
         return job.files[key]
     folder = job.folder / f"made-{next(_NUMBERS)}"
     folder.mkdir()
     picture = ".png" if info.is_still else ".mp4"
-    tag = {"result": f"{OUTPUT_TAG}{picture}", "heatmap": f".heatmap{picture}", "maps": ".maps.npz"}[kind]
+    tag, work = {
+        "result": (f"{OUTPUT_TAG}{picture}", _draw),
+        "heatmap": (f".heatmap{picture}", _draw),
+        "maps": (".maps.npz", _write_maps),
+        "moments": (".moments.zip", _write_moments),
+        "report": (".report.html", _write_report),
+    }[kind]
     target = folder / f"{job.stem}{tag}"
-    work = _write_maps if kind == "maps" else _draw
-    yield from _in_steps(len(job.stats), lambda progress: work(job, target, render, progress))
+    try:
+        yield from _in_steps(len(job.stats), lambda progress: work(job, target, render, progress))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     with job.lock:
         job.files[key] = target
         while len(job.files) > _FILES_KEPT:
             old = job.files.pop(next(iter(job.files)))
-            old.unlink(missing_ok=True)
-            old.parent.rmdir()
+            shutil.rmtree(old.parent, ignore_errors=True)
     return target
 
 
@@ -248,6 +259,16 @@ def _write_maps(job: Job, target: Path, _: RenderOptions, progress: Progress) ->
         for frame, saliency, _ in run:
             maps.write(frame, saliency)
             progress(run.frames, run.expected_frames)
+
+
+def _write_moments(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
+    folder = target.with_suffix("")
+    moments(job.source, folder, track=job.track_file, end=job.end, stem=job.stem, progress=progress)
+    shutil.make_archive(str(folder), "zip", folder)
+
+
+def _write_report(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
+    report(job.source, target, tracks=[job.track_file], progress=progress)
 
 
 def finish(steps: Generator[Step, None, T]) -> T:

@@ -65,6 +65,7 @@ function showResult(value) {
   ready = value;
   maps = null;
   now = 0;
+  document.body.toggleAttribute("data-tinyhd-still", value.still); // nothing moves in it
   show(video, !value.still);
   show(still, value.still);
   show(part.timed, !value.still);

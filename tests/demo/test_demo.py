@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+import zipfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -248,7 +249,12 @@ def test_files_are_made_from_the_track_and_kept(store, tmp_path):
     assert distance(faint) < distance(first) / 2
     with np.load(finish(make(job, "maps", RenderOptions()))) as archive:
         assert [read_barcode(as_picture(m)) for m in archive["maps"].astype(np.float32)] == list(range(24))
-    with pytest.raises(OptionError, match="result, heatmap, maps, stats"):
+    with zipfile.ZipFile(finish(make(job, "moments", RenderOptions()))) as archive:
+        assert any(name.endswith(".json") for name in archive.namelist())
+    html = finish(make(job, "report", RenderOptions()))
+    assert html.name == "clip.report.html"
+    assert "clip.mp4" in html.read_text("utf-8")
+    with pytest.raises(OptionError, match="result, heatmap, moments"):
         finish(make(job, "everything", RenderOptions()))
 
 
@@ -501,7 +507,8 @@ def test_the_example_is_played_as_it_is():
 def test_a_space_gets_what_the_package_needs():
     root = EXAMPLE.parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["report"], *(need for need in extras["demo"] if "tinyhd" not in need)]
     lines = (root / "demo" / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == wanted
     _, front, _ = (root / "demo" / "README.md").read_text("utf-8").split("---\n", 2)

@@ -1,4 +1,4 @@
-"""A model for tests that need none: its map of a frame is the frame itself, in grey.
+"""A model for tests that need none: its map of a frame is the frame itself, in gray.
 
 So a map carries the bar code of the frame it belongs to, and costs nothing to compute.
 """
@@ -58,5 +58,5 @@ def small_network() -> "TinyHD":
 
 def as_picture(saliency: np.ndarray) -> np.ndarray:
     """A map of `GrayModel`, (H, W), as the RGB picture that it was: uint8 (H, W, 3)."""
-    grey = np.rint(np.clip(saliency / SCALE, 0, 1) * 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    gray = np.rint(np.clip(saliency / SCALE, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)

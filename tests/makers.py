@@ -1,6 +1,6 @@
 """Makers of hard test files: small videos and pictures whose every frame carries its number as a bar code.
 
-`make_video` encodes numbered frames with any codec, time stamps and tags; the functions below it make one
+`make_video` encodes numbered frames with any codec, timestamps and tags; the functions below it make one
 named difficulty each and return a `Made` that says what a reader must find. `HARD_FILES` maps names to those
 makers, for tests that want them all:
 
@@ -146,7 +146,7 @@ def make_video(
     """Encode numbered pictures into a video file and return its path.
 
     numbers: a count, or the bar codes themselves. width, height: the upright picture (`transform` may change it).
-    pts, time_base: time stamps in ticks (default: one tick of 1/rate each). transform(picture, position): another
+    pts, time_base: timestamps in ticks (default: one tick of 1/rate each). transform(picture, position): another
     RGB picture, or one ready to encode: uint16 RGB where pix_fmt has more than 8 bits. rotation: counter-clockwise
     degrees written as a display matrix, with hflip applied after it. colorspace, color_range: AVColorSpace and
     AVColorRange used for the pixels and tagged (`tags` overrides any of color_primaries, color_trc, colorspace,
@@ -377,7 +377,7 @@ def no_timestamps(folder: Path) -> Made:
 
 
 def repeated_timestamps(folder: Path) -> Made:
-    """Frames 5 and 6 carry the time stamp of frame 4, frames 12 and 13 run backwards."""
+    """Frames 5 and 6 carry the timestamp of frame 4, frames 12 and 13 run backwards."""
     pts = list(range(24))
     pts[5] = pts[6] = 4
     pts[12], pts[13] = 10, 9

@@ -52,7 +52,7 @@ def inflate_imagenet(model: TinyHD, path: Path, clips: Tensor) -> None:
     Args:
         model: its encoder is changed in place.
         path: see `load_folded_mobilenet`.
-        clips: (N, 3, 16, H, W) normalised clips.
+        clips: (N, 3, 16, H, W) normalized clips.
 
     Raises:
         WeightsError: the file is no MobileNetV2.
@@ -60,7 +60,7 @@ def inflate_imagenet(model: TinyHD, path: Path, clips: Tensor) -> None:
     layers = [m for m in model.encoder.modules() if isinstance(m, ConvNorm)]
     handles = []
     for k, (layer, (weight, bias)) in enumerate(zip(layers, load_folded_mobilenet(path), strict=True)):
-        if k == 0:  # it takes [-1, 1] where ours takes ImageNet's normalisation: 2 (std x + mean) - 1
+        if k == 0:  # it takes [-1, 1] where ours takes ImageNet's normalization: 2 (std x + mean) - 1
             std, mean = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_STD, IMAGENET_MEAN))
             bias = bias + (weight * (2 * mean - 1)).sum((1, 2, 3))
             weight = weight * 2 * std

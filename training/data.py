@@ -152,7 +152,7 @@ class _Change:
 
     def maps(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         x0, y0, x1, y1 = self.box
-        # sampled at the places of the new pixels' centres
+        # sampled at the places of the new pixels' centers
         x = torch.linspace(x0 + (x1 - x0) * 0.5 / size[1], x1 - (x1 - x0) * 0.5 / size[1], size[1])
         y = torch.linspace(y0 + (y1 - y0) * 0.5 / size[0], y1 - (y1 - y0) * 0.5 / size[0], size[0])
         grid = torch.stack(torch.meshgrid(2 * x - 1, 2 * y - 1, indexing="xy"), -1)[None]

@@ -35,13 +35,13 @@ from training.fixations import (
     FixationPoints,
     ImageFixations,
     VideoFixations,
-    centre_prior,
+    center_prior,
     read_image_fixations,
     read_video_fixations,
 )
 
 METRICS = ("NSS", "AUC-Judd", "sAUC", "CC", "SIM", "KLD", "IG")
-"""As in `training.metrics`; the information gain (IG) is over the centre prior."""
+"""As in `training.metrics`; the information gain (IG) is over the center prior."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def evaluate_maps(
         InputError: a map or density has the wrong size or values.
     """
     protocol = protocol or Protocol()
-    baseline = centre_prior(MAP_HEIGHT, MAP_WIDTH)
+    baseline = center_prior(MAP_HEIGHT, MAP_WIDTH)
     videos: dict[str, VideoScores] = {}
     sums: dict[str, dict[str, float]] = {}
     others: tuple[str, FixationPoints | None] = "", None
@@ -334,9 +334,9 @@ class _NeededOnly:
         return result
 
 
-def centre_samples(item: Item) -> Iterator[Sample]:
-    """The centre prior's sample for each scored frame."""
-    prior = centre_prior(MAP_HEIGHT, MAP_WIDTH).values
+def center_samples(item: Item) -> Iterator[Sample]:
+    """The center prior's sample for each scored frame."""
+    prior = center_prior(MAP_HEIGHT, MAP_WIDTH).values
     for _, truth in item.frames():
         if truth is not None:
             yield Sample(item.name, prior, *truth)
@@ -352,14 +352,14 @@ def evaluate(
     """Score several models side by side on the same frames.
 
     Args:
-        models: by the name in the result; `Predictor` or `centre_samples`, or whatever gives samples.
-        ensemble: also score the mean of all `models` but the centre prior, each map divided by its sum.
+        models: by the name in the result; `Predictor` or `center_samples`, or whatever gives samples.
+        ensemble: also score the mean of all `models` but the center prior, each map divided by its sum.
 
     Raises:
         InputError: a file cannot be read.
     """
     pool = {item.name: item.all_fixations() for item in items}
-    members = [name for name, model in models.items() if model is not centre_samples]
+    members = [name for name, model in models.items() if model is not center_samples]
     if ensemble and len(members) < 2:
         raise OptionError("an ensemble needs at least two models.")
     # one video after the other, and all of its maps, so that memory does not grow with the data set
@@ -407,7 +407,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", action="append", default=[], metavar="NAME_OR_PATH", help="a model; may be given several times"
     )
     parser.add_argument("--ensemble", action="store_true", help="also score the mean of the models' maps")
-    parser.add_argument("--baseline", choices=["centre"], help="also score a Gaussian at the frame's centre")
+    parser.add_argument("--baseline", choices=["center"], help="also score a Gaussian at the frame's center")
     parser.add_argument("--first", type=int, default=defaults.first, help="first frame of a video that is scored")
     parser.add_argument("--every", type=int, default=defaults.every, help="frames from one scored frame to the next")
     parser.add_argument(
@@ -457,7 +457,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         )
         models[label] = Predictor(open_backend(inference), inference)
     if options.baseline:
-        models["centre prior"] = centre_samples
+        models["center prior"] = center_samples
     results = evaluate(items, models, protocol, options.ensemble, progress=True)
     if not any(video.scores for scores in results.values() for video in scores.videos):
         raise InputError(f"no frame has {protocol.min_fixations} fixations; lower --min-fixations or --first.")
@@ -477,7 +477,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
             "map_width": MAP_WIDTH,
             "mean": "per frame, then over the frames of a video, then over videos",
             "shuffled_auc": "negatives are all fixations of all other videos; nothing is drawn at random",
-            "information_gain": "bits per fixation over the centre prior",
+            "information_gain": "bits per fixation over the center prior",
             "seed": None,
         },
         "pipeline": {

@@ -54,7 +54,7 @@ class FixationPoints:
 
     @classmethod
     def from_pixels(cls, rows: ArrayLike, columns: ArrayLike, height: int, width: int) -> Self:
-        """Points at the centres of whole pixels (0-based) of a frame of `height` x `width` pixels."""
+        """Points at the centers of whole pixels (0-based) of a frame of `height` x `width` pixels."""
         return cls((np.asarray(columns) + 0.5) / width, (np.asarray(rows) + 0.5) / height)
 
     @classmethod
@@ -71,7 +71,7 @@ class FixationPoints:
         rows, columns = np.nonzero(values)
         if len(np.unique(values[rows, columns])) > 1:
             raise InputError(
-                "a fixation map must be binary; this one has several grey values: give the fixation map itself, "
+                "a fixation map must be binary; this one has several gray values: give the fixation map itself, "
                 "neither a density map nor a resized map."
             )
         return cls.from_pixels(rows, columns, *values.shape)
@@ -140,14 +140,14 @@ def _blur_matrix(size: int, sigma_pixels: float) -> Array:
 
 
 def resize_map(values: ArrayLike, height: int, width: int) -> Array:
-    """A map (H, W) at another size: bilinear between pixel centres, averaging where it shrinks."""
+    """A map (H, W) at another size: bilinear between pixel centers, averaging where it shrinks."""
     tensor = torch.from_numpy(np.array(values, np.float64))[None, None]
     resized = F.interpolate(tensor, (height, width), mode="bilinear", align_corners=False, antialias=True)
     return resized[0, 0].numpy()
 
 
-def centre_prior(height: int, width: int, sigma: float = 0.21) -> DensityMap:
-    """The map that knows nothing but that people look at the middle: a Gaussian around the frame's centre whose
+def center_prior(height: int, width: int, sigma: float = 0.21) -> DensityMap:
+    """The map that knows nothing but that people look at the middle: a Gaussian around the frame's center whose
     standard deviation is `sigma` of the height and `sigma` of the width. The default makes the fixations on the
     training images of OSIE, SUN500 and EyeCrowd most likely."""
     y = ((np.arange(height) + 0.5) / height - 0.5)[:, None]

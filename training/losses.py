@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tinyhd.network.model import TinyHDOutput
-from training.teachers import TeacherMaps, normalise_sum, resize_maps
+from training.teachers import TeacherMaps, normalize_sum, resize_maps
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def kl_divergence(target: Tensor, prediction: Tensor) -> Tensor:
 
     Both are divided by their sums; a pixel where the target is zero adds nothing.
     """
-    target, prediction = normalise_sum(target), normalise_sum(prediction)
+    target, prediction = normalize_sum(target), normalize_sum(prediction)
     return (torch.xlogy(target, target) - target * prediction.clamp_min(1e-20).log()).sum((-2, -1))
 
 
@@ -96,7 +96,7 @@ def distillation_loss(
         if values:
             terms["decoders"] = torch.stack(values).sum()
     if weights.cc:
-        target = torch.where(labelled[..., None, None] > 0, normalise_sum(density), normalise_sum(soft))
+        target = torch.where(labelled[..., None, None] > 0, normalize_sum(density), normalize_sum(soft))
         terms["cc"] = 1 - correlation(target, fused).mean()
     if weights.nss:
         terms["nss"] = -_masked_mean(scanpath_saliency(counts, fused), labelled)

@@ -25,7 +25,7 @@ EPSILON = float(np.finfo(np.float64).eps)
 
 
 def nss(prediction: ArrayLike, fixations: FixationPoints) -> float:
-    """Normalised scanpath saliency (Peters et al. 2005): mean over the fixations of the map's z-score.
+    """Normalized scanpath saliency (Peters et al. 2005): mean over the fixations of the map's z-score.
 
     Mean and standard deviation (the population's, divided by H * W) are over all pixels. Chance 0, higher is better.
     """
@@ -61,7 +61,7 @@ def auc_judd(prediction: ArrayLike, fixations: FixationPoints) -> float:
 
 def auc_shuffled(prediction: ArrayLike, fixations: FixationPoints, others: FixationPoints) -> float:
     """Shuffled AUC (Tatler et al. 2005; Zhang et al. 2008): can the map tell this frame's fixations from those that
-    people made on other frames? A centre prior gets about 0.5.
+    people made on other frames? A center prior gets about 0.5.
 
     The exact probability that a fixation's value exceeds another frame's fixation's, ties counting half: the area under
     the full ROC curve, and what the usual average over random draws from `others` tends to.

@@ -48,13 +48,13 @@ class Teacher(Protocol):
         ...
 
 
-def normalise_sum(maps: Tensor) -> Tensor:
+def normalize_sum(maps: Tensor) -> Tensor:
     """Maps (..., h, w) divided by their sums."""
     return maps / maps.sum((-2, -1), keepdim=True).clamp_min(1e-12)
 
 
 def imagenet_clip(frames: Tensor) -> Tensor:
-    """uint8 (N, T, 3, H, W) -> float (N, 3, T, H, W) normalised as TinyHD takes it."""
+    """uint8 (N, T, 3, H, W) -> float (N, 3, T, H, W) normalized as TinyHD takes it."""
     mean = torch.tensor(IMAGENET_MEAN, device=frames.device).view(1, 1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=frames.device).view(1, 1, 3, 1, 1)
     return ((frames / 255 - mean) / std).transpose(1, 2)
@@ -92,11 +92,11 @@ class SlidingTeacher:
         ends = sliding_ends(maps, self.every)
         outputs = [self.network(clip[:, :, end : end + CLIP_LENGTH]) for end in ends]
         series = {
-            key: torch.stack([normalise_sum(o[key][:, 0]) for o in outputs], 1) for key in outputs[0] if key != "d1"
+            key: torch.stack([normalize_sum(o[key][:, 0]) for o in outputs], 1) for key in outputs[0] if key != "d1"
         }
         if maps > 1:
             series = {key: interpolate_in_time(value, ends, maps) for key, value in series.items()}
-        d1 = torch.stack([normalise_sum(o["d1"]) for o in outputs]).mean(0)
+        d1 = torch.stack([normalize_sum(o["d1"]) for o in outputs]).mean(0)
         return TeacherMaps(series["fused"], d1, series.get("d2"), series.get("d3"))
 
 
@@ -127,8 +127,8 @@ class MultiOutputTeacher:
         """See `Teacher`."""
         out = self.model(imagenet_clip(frames[:, lead:]))
         series = {"fused": out.fused, **out.decoders}
-        d1 = normalise_sum(series.pop("d1"))
-        series = {key: normalise_sum(value[:, -maps:]) for key, value in series.items()}
+        d1 = normalize_sum(series.pop("d1"))
+        series = {key: normalize_sum(value[:, -maps:]) for key, value in series.items()}
         return TeacherMaps(series["fused"], d1, series.get("d2"), series.get("d3"))
 
 

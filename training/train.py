@@ -37,7 +37,7 @@ from training.config import TrainConfig, config_from_dict, read_config
 from training.data import Augmentation, ClipDataset, MixSampler, list_entries
 from training.losses import distillation_loss
 from training.packs import LEAD
-from training.teachers import Teacher, TeacherMaps, imagenet_clip, load_teacher, normalise_sum, resize_maps
+from training.teachers import Teacher, TeacherMaps, imagenet_clip, load_teacher, normalize_sum, resize_maps
 
 Batch = dict[str, Tensor]
 
@@ -380,7 +380,7 @@ def _picture(frame: Tensor, target: Tensor, prediction: Tensor) -> np.ndarray:
     height, width = frame.shape[-2:]
     parts = [frame.cpu().numpy().transpose(1, 2, 0)]
     for saliency in (target, prediction):
-        full = resize_maps(normalise_sum(saliency.float())[None, None], height, width)[0, 0]
+        full = resize_maps(normalize_sum(saliency.float())[None, None], height, width)[0, 0]
         gray = (255 * full / full.max()).byte().cpu().numpy()
         parts.append(np.repeat(gray[..., None], 3, -1))
     return np.concatenate(parts, 1)

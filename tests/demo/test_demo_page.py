@@ -41,7 +41,7 @@ class StubModels(FakeBackend):
     options, default = InferenceOptions(), "tinyhd-m"
 
     def __init__(self):
-        self.grey = GrayModel()
+        self.gray = GrayModel()
         self.may_run = threading.Event()
         self.may_run.set()
         self.seconds_each = 0.0
@@ -55,7 +55,7 @@ class StubModels(FakeBackend):
     def __call__(self, clips):
         self.may_run.wait(60)
         time.sleep(self.seconds_each)
-        return self.grey(clips)
+        return self.gray(clips)
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +108,10 @@ def test_the_api_annotates_and_draws_again(served, client, tmp_path):
     assert Path(table).read_text().count("\n") == 31
     assert facts["frames"] == 30
     assert facts["moments"][0]["focus"] > 5
-    clips = models.grey.clips
+    clips = models.gray.clips
     again, _ = client.predict(job=facts["job"], **LOOK | {"style": "side-by-side"}, api_name="/render")
     assert probe(again).width == 2 * probe(overlay).width
-    assert models.grey.clips == clips
+    assert models.gray.clips == clips
 
 
 def test_the_api_says_what_it_takes(client):
@@ -324,7 +324,7 @@ def test_a_visit(served, page, tmp_path):
     page.wait_for_function("/frame \\d+ of 100/.test(document.querySelector('[data-part=doing]').textContent)")
     assert "frames/s" in page.text_content("[data-part=rate]")
     wait_for(page, "ready")
-    clips = models.grey.clips
+    clips = models.gray.clips
 
     # it plays, and its parts are there
     page.wait_for_function("document.querySelector('[data-part=video]').currentTime > 0.6")
@@ -347,7 +347,7 @@ def test_a_visit(served, page, tmp_path):
         wait_for(page, "ready")
     download.value.save_as(tmp_path / "stats.csv")
     assert (tmp_path / "stats.csv").read_text().count("\n") == 101
-    assert models.grey.clips == clips
+    assert models.gray.clips == clips
 
     # another file, stopped, and tried again
     models.seconds_each = 1.0
@@ -372,7 +372,7 @@ def test_the_look_changes_at_once_and_without_the_server(served, page, tmp_path)
     page.goto(address)
     page.set_input_files("#file input[type=file]", video)
     wait_for(page, "ready")
-    clips = models.grey.clips
+    clips = models.gray.clips
     page.locator(".th-moments button").nth(0).click()
     asked = []
     page.on("request", lambda request: asked.append(request.url))
@@ -420,7 +420,7 @@ def test_the_look_changes_at_once_and_without_the_server(served, page, tmp_path)
     assert drawn()[1][..., :3].max() == 0
     page.get_by_label("Side by side", exact=True).first.check()
     page.wait_for_selector("[data-part=mirror]", state="visible")
-    assert models.grey.clips == clips
+    assert models.gray.clips == clips
     assert not [address for address in asked if "file=" in address]
 
 

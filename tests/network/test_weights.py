@@ -191,7 +191,7 @@ def test_registry_is_complete() -> None:
     for info in MODELS.values():
         assert info.sha256 or (info.git_blob_id and len(info.git_blob_id) == 40)
         assert info.provenance
-        assert info.licence
+        assert info.license
     assert list_models() == list(MODELS)
     assert registry.DEFAULT_MODEL is None or registry.DEFAULT_MODEL in MODELS
 

@@ -34,7 +34,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
+def gray(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
     """A model that costs nothing, in place of the trained one."""
     model = GrayModel()
     monkeypatch.setattr(tinyhd, "open_backend", lambda *_, **__: model)
@@ -109,13 +109,13 @@ def visible(shown: np.ndarray) -> np.ndarray:
 
 
 def test_maps_and_numbers_are_those_of_the_model(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     result = operator()(dataset, maps_dir=str(tmp_path))
     assert (result["completed"], result["failed"], result["frames"]) == (1, 0, COUNT)
     sample = dataset.first()
-    predictions = list(tinyhd.predict_video(videos[0], grey))
+    predictions = list(tinyhd.predict_video(videos[0], gray))
     assert len(sample.frames) == len(predictions) == COUNT
     for prediction in predictions:
         label = sample.frames[prediction.frame.index + 1].saliency
@@ -125,7 +125,7 @@ def test_maps_and_numbers_are_those_of_the_model(
         with av.open(label.map_path) as picture:
             frame = next(picture.decode(video=0))
         assert (frame.format.name, frame.width, frame.height) == ("gray", 320, 180)
-        # the model's map is the frame in grey
+        # the model's map is the frame in gray
         assert makers.read_barcode(frame.to_ndarray(format="rgb24")) == prediction.frame.index
         assert frame.to_ndarray().max() > 250
     numbers = sample.saliency_stats
@@ -142,7 +142,7 @@ def test_maps_and_numbers_are_those_of_the_model(
 
 
 def test_stride_thins_maps_not_numbers(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     operator()(dataset, maps_dir=str(tmp_path), stride=8)
@@ -150,15 +150,15 @@ def test_stride_thins_maps_not_numbers(
     assert [Path(label.map_path).name for label in labels] == [f"{1 + k // 8 * 8:06d}.png" for k in range(COUNT)]
     assert len(maps_below(tmp_path)) == 3
     assert len({label.entropy_bits for label in labels}) > 10
-    assert grey.clips == 2  # the model has seen all frames
+    assert gray.clips == 2  # the model has seen all frames
 
 
 def test_fixed_brightness_compares_videos(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     operator()(dataset, field="fixed", maps_dir=str(tmp_path), normalize="none")
-    [prediction, *_] = tinyhd.predict_video(videos[0], grey)
+    [prediction, *_] = tinyhd.predict_video(videos[0], gray)
     with av.open(dataset.first().frames[1].fixed.map_path) as picture:
         levels = next(picture.decode(video=0)).to_ndarray()
     from tinyhd.network.config import TinyHDConfig
@@ -168,7 +168,7 @@ def test_fixed_brightness_compares_videos(
 
 
 def test_attention_inside_detections(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     sample = dataset.first()
@@ -182,7 +182,7 @@ def test_attention_inside_detections(
     operator()(dataset, maps_dir=str(tmp_path), detections=["things", "one"])
     frame = dataset.first().frames[3]
     left, right = frame.things.detections
-    maps = [prediction.map for prediction in tinyhd.predict_video(videos[0], grey)]
+    maps = [prediction.map for prediction in tinyhd.predict_video(videos[0], gray)]
     assert left.saliency == pytest.approx(maps[2][:, :128].sum() / maps[2].sum(), abs=1e-4)
     assert left.saliency + right.saliency == pytest.approx(1)
     assert left.label == "left"
@@ -191,7 +191,7 @@ def test_attention_inside_detections(
 
 
 def test_metadata_is_filled_without_ffprobe(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, tmp_path: Path
 ) -> None:
     dataset = make_dataset(makers.rotated(tmp_path).path)
     operator()(dataset, maps_dir=str(tmp_path / "maps"))
@@ -201,7 +201,7 @@ def test_metadata_is_filled_without_ffprobe(
 
 
 def test_maps_lie_where_the_app_shows_their_frames(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, tmp_path: Path
 ) -> None:
     made = [makers.vfr(tmp_path).path, makers.late_video(tmp_path).path, makers.plain(tmp_path).path]
     # nothing at all before 0.4 s: players start at 0 there too
@@ -229,34 +229,34 @@ def read_map(label: Any) -> int:
 
 
 def test_a_second_field_needs_no_network(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     operator()(dataset, maps_dir=str(tmp_path))
-    clips = grey.clips
+    clips = gray.clips
     operator()(dataset, field="video_scale", maps_dir=str(tmp_path), normalize="video")
-    assert grey.clips == clips
+    assert gray.clips == clips
     first, second = (dataset.values(f"{name}_stats.entropy_bits") for name in ("saliency", "video_scale"))
     assert second == pytest.approx(first, abs=1e-3)
     assert completed(dataset, "video_scale") == ["a", "b", "c"]
     # other options make another track
     operator()(dataset.limit(1), field="other", maps_dir=str(tmp_path), overlap=8)
-    assert grey.clips > clips
+    assert gray.clips > clips
     # so does another file
-    clips = grey.clips
+    clips = gray.clips
     sample = dataset.first()
     sample.filepath = str(makers.make_video(tmp_path / "new.mp4", COUNT, width=320, height=180, rate=Fraction(20)))
     sample.save()
     assert operator()(dataset.limit(1), field="again", maps_dir=str(tmp_path))["completed"] == 1
-    assert grey.clips > clips
+    assert gray.clips > clips
 
 
 def test_brightness_by_video(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     operator()(dataset, maps_dir=str(tmp_path), normalize="video")
-    maps = [prediction.map for prediction in tinyhd.predict_video(videos[0], grey)]
+    maps = [prediction.map for prediction in tinyhd.predict_video(videos[0], gray)]
     low, high = min(m.min() for m in maps), max(m.max() for m in maps)
     for number in (1, COUNT):
         with av.open(dataset.first().frames[number].saliency.map_path) as image:
@@ -265,10 +265,10 @@ def test_brightness_by_video(
         assert levels.mean() == pytest.approx(expected, abs=2)
 
 
-@pytest.mark.parametrize("params", [{"strid": 5}, {"normalise": "none"}, {"batchsize": 4}])
+@pytest.mark.parametrize("params", [{"strid": 5}, {"normalize": "none"}, {"batchsize": 4}])
 @pytest.mark.parametrize("name", ["compute_saliency", "annotate_videos"])
 def test_unknown_parameters_are_errors(
-    name: str, params: dict[str, Any], make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path]
+    name: str, params: dict[str, Any], make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path]
 ) -> None:
     with pytest.raises(tinyhd.TinyHDError, match=f"no parameter '{next(iter(params))}'"):
         operator(name)(make_dataset(videos[0]), **params)
@@ -306,7 +306,7 @@ def test_every_option_reaches_the_model(
 
 
 def test_in_the_app_it_goes_on_by_itself(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     ctx = context(dataset, maps_dir=str(tmp_path))
@@ -322,7 +322,7 @@ def test_in_the_app_it_goes_on_by_itself(
 
 
 def test_progress(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     found = list(operator().start(make_dataset(*videos), {"maps_dir": str(tmp_path)}, lambda: False))
     assert [p.fraction for p in found] == sorted(p.fraction for p in found)
@@ -330,7 +330,7 @@ def test_progress(
 
 
 def test_a_waiting_caller_gets_a_result(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     import fiftyone.operators as foo
 
@@ -342,7 +342,7 @@ def test_a_waiting_caller_gets_a_result(
 
 
 def test_delegated(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     from fiftyone.operators.delegated import DelegatedOperationService
 
@@ -361,7 +361,7 @@ def test_delegated(
 
 
 def test_delegated_run_stops_when_marked_failed(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     from bson import ObjectId
     from fiftyone.operators.delegated import DelegatedOperationService
@@ -370,14 +370,14 @@ def test_delegated_run_stops_when_marked_failed(
     operation = ObjectId(str(operator()(dataset, maps_dir=str(tmp_path), delegate=True).result["id"]))
 
     def fail_in_second(clips: Any) -> Any:
-        if grey.clips == 2:  # each video takes two
+        if gray.clips == 2:  # each video takes two
             DelegatedOperationService().set_failed(operation)
-        return GrayModel.__call__(grey, clips)
+        return GrayModel.__call__(gray, clips)
 
     for name in dir(FakeBackend):
         if not name.startswith("_"):
             setattr(fail_in_second, name, getattr(FakeBackend, name))
-    tinyhd.open_backend = lambda *_, **__: fail_in_second  # type: ignore[assignment] # `grey` restores it
+    tinyhd.open_backend = lambda *_, **__: fail_in_second  # type: ignore[assignment] # `gray` restores it
     run_delegated()
     assert completed(dataset) == ["a"]
     assert plugin("runs").find_run(dataset, "saliency")["state"] == "cancelled"
@@ -388,7 +388,7 @@ def test_cancel_leaves_whole_videos_and_resume_goes_on(
     how: str,
     make_dataset: Make,
     plugin: Modules,
-    grey: GrayModel,
+    gray: GrayModel,
     talkative: None,
     videos: list[Path],
     tmp_path: Path,
@@ -419,7 +419,7 @@ def test_cancel_leaves_whole_videos_and_resume_goes_on(
 
 
 def test_what_a_killed_run_left_is_swept(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos[:2])
     operator()(dataset, maps_dir=str(tmp_path))
@@ -437,7 +437,7 @@ def test_what_a_killed_run_left_is_swept(
 
 
 def test_computing_again_takes_new_names_and_removes_the_old_maps(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     operator()(dataset, maps_dir=str(tmp_path))
@@ -450,7 +450,7 @@ def test_computing_again_takes_new_names_and_removes_the_old_maps(
 
 
 def test_bad_videos_are_counted_and_do_not_stop_the_run(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     corrupt = tmp_path / "corrupt.mp4"
     corrupt.write_bytes(videos[0].read_bytes()[:300] + bytes(5000))
@@ -477,7 +477,7 @@ def test_bad_videos_are_counted_and_do_not_stop_the_run(
 
 
 def test_a_run_without_results_does_not_keep_its_settings(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(tmp_path / "missing.mp4", videos[0])
     assert operator()(dataset.limit(1), maps_dir=str(tmp_path), stride=3)["failed"] == 1
@@ -487,7 +487,7 @@ def test_a_run_without_results_does_not_keep_its_settings(
 
 
 def test_an_unexpected_error_of_one_video_is_recorded_too(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     dataset = make_dataset(*videos[:2])
     save = plugin("compute")._Video._save_frames
@@ -509,7 +509,7 @@ def test_an_unexpected_error_of_one_video_is_recorded_too(
 
 
 def test_an_error_that_ends_a_run_is_shown(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("no space left")
@@ -532,7 +532,7 @@ def test_an_error_that_ends_a_run_is_shown(
 
 
 def test_one_run_at_a_time_in_a_field(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, talkative: None, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     with contextlib.closing(operator().start(dataset, {"maps_dir": str(tmp_path)}, lambda: False)) as stream:
@@ -546,7 +546,7 @@ def test_one_run_at_a_time_in_a_field(
 
 
 def test_statistics_are_described_and_can_be_sorted_by(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos[:2])
     operator()(dataset, maps_dir=str(tmp_path))
@@ -595,13 +595,13 @@ def test_moments_follow_the_content_not_the_windows(
 
 
 def test_the_record_of_a_run(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     operator()(dataset, maps_dir=str(tmp_path), stride=2)
     assert dataset.list_runs() == ["saliency"]
     record = dataset.get_run_info("saliency").config.serialize()
-    assert (record["model"], record["model_hash"]) == (grey.model_name, grey.model_hash)
+    assert (record["model"], record["model_hash"]) == (gray.model_name, gray.model_hash)
     assert (record["overlap"], record["cuts"]) == (None, True)
     assert record["stride"] == 2
     assert record["normalize"] == "frame"
@@ -616,7 +616,7 @@ def test_the_record_of_a_run(
 # ---- forms
 
 
-def test_form(make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path) -> None:
+def test_form(make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path) -> None:
     dataset = make_dataset(*videos)
     shown = form(dataset)
     assert {"view_target", "field", "model", "device", "stride", "normalize", "maps_dir", "skip_existing"} <= set(shown)
@@ -628,7 +628,7 @@ def test_form(make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list
 
 
 def test_form_estimates_time_and_disk(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     label = form(dataset)["estimate"]["view"]["label"]
@@ -657,7 +657,7 @@ def test_form_says_what_is_wrong(
     fo: ModuleType,
     make_dataset: Make,
     plugin: Modules,
-    grey: GrayModel,
+    gray: GrayModel,
     videos: list[Path],
     tmp_path: Path,
 ) -> None:
@@ -677,7 +677,7 @@ def test_form_says_what_is_wrong(
 
 
 def test_only_whole_videos(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     sample = dataset.first()
@@ -694,7 +694,7 @@ def test_only_whole_videos(
 
 
 def test_a_slice_of_a_grouped_dataset(
-    fo: ModuleType, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = fo.Dataset()
     try:
@@ -719,7 +719,7 @@ def test_a_slice_of_a_grouped_dataset(
 
 
 def test_delete_removes_that_run_only(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     sample = dataset.first()
@@ -756,7 +756,7 @@ def test_delete_removes_that_run_only(
 
 
 def test_deleting_leaves_the_dataset_as_it_was(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, tmp_path: Path
 ) -> None:
     paths = [makers.make_video(tmp_path / f"{name}.mp4", COUNT) for name in "ab"]
     dataset = make_dataset(*paths)
@@ -787,7 +787,7 @@ def test_deleting_leaves_the_dataset_as_it_was(
 
 
 def test_heat_maps_are_colored_by_value_and_ticked(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     dataset.app_config.color_scheme = fo.ColorScheme(color_pool=["#ff0000"], color_by="field")

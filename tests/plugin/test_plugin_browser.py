@@ -112,7 +112,7 @@ def keep(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, str], Path]
 
 
 def spot(rgb: np.ndarray, position: int) -> np.ndarray:
-    """A grey picture with a red disc, which attention goes to."""
+    """A gray picture with a red disc, which attention goes to."""
     y, x = np.mgrid[: rgb.shape[0], : rgb.shape[1]]
     inside = (x - 0.25 * WIDTH) ** 2 + (y - 0.35 * HEIGHT) ** 2 < (0.13 * HEIGHT) ** 2
     picture = np.full_like(rgb, GREY)
@@ -127,10 +127,10 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def video_area(canvas: np.ndarray) -> np.ndarray:
-    """The part of the viewer's canvas that the grey video fills, without the bars above and below; averaged over blocks
+    """The part of the viewer's canvas that the gray video fills, without the bars above and below; averaged over blocks
     of 8x8 pixels, as the viewer moves it by a pixel or two now and then."""
-    grey = np.flatnonzero(np.abs(np.median(canvas.mean(2), axis=1) - GREY) < 10)
-    area = canvas[grey[0] : grey[-1] + 1]
+    gray = np.flatnonzero(np.abs(np.median(canvas.mean(2), axis=1) - GREY) < 10)
+    area = canvas[gray[0] : gray[-1] + 1]
     rows, columns = area.shape[0] // 8, area.shape[1] // 8
     return area[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8, 3).mean((1, 3))
 
@@ -207,7 +207,7 @@ def test_heat_maps_in_the_app(
     heat = dataset.first().frames[1].saliency
 
     def seen(name: str, wanted: Callable[[float], bool]) -> np.ndarray:
-        """The video as it is seen, once its colour at the map's peak differs from the disc's as wanted."""
+        """The video as it is seen, once its color at the map's peak differs from the disc's as wanted."""
         deadline = time.monotonic() + WAIT_MS / 1000
         while True:
             area = video_area(pixels(keep(canvas, name)))
@@ -215,7 +215,7 @@ def test_heat_maps_in_the_app(
             difference = float(np.abs(at_peak - DISC).max())
             if wanted(difference):
                 return area
-            assert time.monotonic() < deadline, f"the colour at the peak is {at_peak} ({name})"
+            assert time.monotonic() < deadline, f"the color at the peak is {at_peak} ({name})"
             time.sleep(0.5)
 
     with_map = seen("with-heat-map", lambda difference: difference > 60)

@@ -31,7 +31,7 @@ Modules = Callable[[str], Any]
 
 
 @pytest.fixture
-def grey(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
+def gray(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> GrayModel:
     """A model that costs nothing, in place of the trained one."""
     model = GrayModel()
     monkeypatch.setattr(tinyhd, "open_backend", lambda *_, **__: model)
@@ -64,7 +64,7 @@ def context(dataset: Any, **params: Any) -> Any:
 
 
 def test_annotated_videos_as_a_media_field(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
@@ -79,14 +79,14 @@ def test_annotated_videos_as_a_media_field(
     info = tinyhd.probe(first)
     assert (info.width, info.height, info.frame_count) == (makers.WIDTH, makers.HEIGHT, COUNT)
     assert browser_plays(info)
-    # what the stub model has seen is the picture: it is read again from the heat map in grey
+    # what the stub model has seen is the picture: it is read again from the heat map in gray
     assert [read_barcode(frame.to_rgb()) for frame in tinyhd.read_frames(first)] == list(range(COUNT))
     again = operator("annotate_videos")(dataset, output_dir=str(tmp_path / "out"))
     assert (again["skipped"], again["failed"]) == (2, 1)
 
 
 def test_the_old_name_is_kept_for_a_while(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(videos[0])
     assert operator("annotate_videos").config.unlisted
@@ -98,23 +98,23 @@ def test_the_old_name_is_kept_for_a_while(
 
 
 def test_a_color_map_that_does_not_exist_is_refused_at_once(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path]
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path]
 ) -> None:
     with pytest.raises(tinyhd.TinyHDError, match="no color map 'foo'"):
         operator("render_saliency")(make_dataset(videos[0]), colormap="foo")
 
 
 def test_rendering_uses_the_track_that_a_run_has_kept(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     operator("compute_saliency")(dataset, maps_dir=str(tmp_path / "maps"))
-    clips = grey.clips
+    clips = gray.clips
     assert operator("render_saliency")(dataset, output_dir=str(tmp_path / "out"))["completed"] == 2
-    assert grey.clips == clips
+    assert gray.clips == clips
 
 
-def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, grey: GrayModel, videos: list[Path]) -> None:
+def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, gray: GrayModel, videos: list[Path]) -> None:
     dataset = fo.Dataset()
     try:
         dataset.add_group_field("group", default="video")
@@ -138,7 +138,7 @@ def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, grey: Gray
 
 
 def test_annotating_can_be_cancelled(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(plugin("progress"), "REPORT_SECONDS", 0)
     monkeypatch.setattr(plugin("render"), "REPORT_SECONDS", 0.001)
@@ -155,7 +155,7 @@ def test_annotating_can_be_cancelled(
 # ---- playable copies
 
 
-def test_videos_are_made_playable(make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path) -> None:
+def test_videos_are_made_playable(make_dataset: Make, plugin: Modules, gray: GrayModel, tmp_path: Path) -> None:
     made = [makers.plain(tmp_path), makers.foreign_audio(tmp_path), makers.vfr(tmp_path), makers.late_video(tmp_path)]
     old = [str(m.path) for m in made]
     dataset = make_dataset(*(m.path for m in made))
@@ -173,7 +173,7 @@ def test_videos_are_made_playable(make_dataset: Make, plugin: Modules, grey: Gra
 
 
 def test_videos_are_taken_back(
-    fo: ModuleType, make_dataset: Make, plugin: Modules, grey: GrayModel, tmp_path: Path
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, tmp_path: Path
 ) -> None:
     paths = [makers.foreign_audio(tmp_path).path, makers.plain(tmp_path).path]
     dataset = make_dataset(*paths)
@@ -204,7 +204,7 @@ def panel_messages(ctx: Any) -> dict[str, Any]:
 
 
 def test_panel_over_time(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     panel = operator("saliency_over_time")
@@ -235,7 +235,7 @@ def test_panel_over_time(
 
 
 def test_panel_overview(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(
         *videos, makers.make_video(tmp_path / "flat.mp4", COUNT, transform=lambda rgb, _: rgb * 0 + 9)
@@ -269,7 +269,7 @@ def test_panel_overview(
 
 
 def test_work_is_watched_and_cancelled_in_the_panel(
-    make_dataset: Make, plugin: Modules, grey: GrayModel, videos: list[Path], tmp_path: Path
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:
     dataset = make_dataset(*videos)
     panel = operator("saliency_overview")

@@ -23,7 +23,7 @@ from training.evaluate import (
     Protocol,
     Sample,
     Truth,
-    centre_samples,
+    center_samples,
     evaluate,
     evaluate_maps,
     format_table,
@@ -35,7 +35,7 @@ from training.evaluate import (
 from training.fixations import (
     DensityMap,
     FixationPoints,
-    centre_prior,
+    center_prior,
     read_image_fixations,
     read_video_fixations,
 )
@@ -49,7 +49,7 @@ NONE = FixationPoints(np.zeros(0), np.zeros(0))
 EXPECTED_ON_071 = {
     "m": [6.1397, 0.9669, 0.8355, 0.5989],
     "s": [6.0542, 0.9730, 0.8005, 0.5937],
-    "centre": [1.9160, 0.9147, 0.3455, 0.2194],
+    "center": [1.9160, 0.9147, 0.3455, 0.2194],
     "ensemble": [6.1480, 0.9716, 0.8252, 0.6000],
 }
 
@@ -133,7 +133,7 @@ def test_maps_meet_the_fixations_of_their_own_frame(spot_videos: Path, maps_per_
 
 def test_means_are_per_video_first() -> None:
     fixations = FixationPoints.from_pixels([10, 20], [10, 20], 192, 256)
-    good, bad = DensityMap.from_fixations(fixations, 192, 256, 6).values, centre_prior(192, 256).values
+    good, bad = DensityMap.from_fixations(fixations, 192, 256, 6).values, center_prior(192, 256).values
     samples = [Sample("long", bad, fixations)] * 9 + [Sample("short", good, fixations), Sample("none", good, NONE)]
     protocol = Protocol(min_fixations=2)
     scores = evaluate_maps(samples, protocol)
@@ -153,29 +153,29 @@ def test_means_are_per_video_first() -> None:
 
 def test_a_density_map_of_the_data_set_is_used() -> None:
     fixations = FixationPoints.from_pixels([10], [10], 192, 256)
-    density = centre_prior(192, 256)
+    density = center_prior(192, 256)
     scores = evaluate_maps([Sample("v", density.values, fixations, density)], Protocol(min_fixations=1))
     assert scores.mean["CC"] == pytest.approx(1)
     assert scores.mean["KLD"] == pytest.approx(0, abs=1e-9)
 
 
-def test_ensemble_is_the_mean_of_normalised_maps() -> None:
+def test_ensemble_is_the_mean_of_normalized_maps() -> None:
     fixations = FixationPoints.from_pixels([10, 20], [10, 20], 192, 256)
-    one, two = DensityMap.from_fixations(fixations, 192, 256, 6).values, centre_prior(192, 256).values
+    one, two = DensityMap.from_fixations(fixations, 192, 256, 6).values, center_prior(192, 256).values
     item = Item("v", lambda: iter([(None, Truth(fixations, None))]), lambda: fixations, is_still=False)
 
     def model(scale: float, values: np.ndarray) -> object:
         return lambda item: [Sample(item.name, scale * values, fixations)]
 
-    models = {"one": model(50, one), "two": model(0.01, two), "centre prior": centre_samples}
+    models = {"one": model(50, one), "two": model(0.01, two), "center prior": center_samples}
     protocol = Protocol(min_fixations=1)
     results = evaluate([item], models, protocol, ensemble=True)
-    assert list(results) == ["one", "two", "centre prior", "ensemble"]
+    assert list(results) == ["one", "two", "center prior", "ensemble"]
     expected = evaluate_maps([Sample("v", one + two, fixations)], protocol).mean
     assert results["ensemble"].mean == pytest.approx(expected)
-    assert results["centre prior"].mean == pytest.approx(results["two"].mean)
+    assert results["center prior"].mean == pytest.approx(results["two"].mean)
     with pytest.raises(OptionError, match="at least two models"):
-        evaluate([item], {"one": models["one"], "centre prior": centre_samples}, protocol, ensemble=True)
+        evaluate([item], {"one": models["one"], "center prior": center_samples}, protocol, ensemble=True)
 
 
 @pytest.mark.parametrize("maps_per_clip", [16, 1])
@@ -228,9 +228,9 @@ def test_command(
     output = tmp_path / "result.json"
     arguments = ["--dataset", "muvfet", "--data", str(spot_videos), "--first", "4", "--every", "6"]
     arguments += ["--min-fixations", "2", "--output", str(output), "--no-cuts"]
-    assert main([*arguments, "--model", "m.pth", "--model", "s.pth", "--ensemble", "--baseline", "centre"]) == 0
+    assert main([*arguments, "--model", "m.pth", "--model", "s.pth", "--ensemble", "--baseline", "center"]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines()[:5]] == ["model", "m", "s", "centre", "ensemble"]
+    assert [line.split()[0] for line in printed.splitlines()[:5]] == ["model", "m", "s", "center", "ensemble"]
     assert "8 frames of 2 videos" in printed
     assert "2 frames without a fixation and 2 with fewer than 2" in printed
     report = json.loads(output.read_text())
@@ -247,13 +247,13 @@ def test_command(
 
     assert main(arguments) == 1
     assert "error: there is nothing to score" in capsys.readouterr().err
-    assert main([*arguments, "--baseline", "centre", "--split", "train"]) == 1
+    assert main([*arguments, "--baseline", "center", "--split", "train"]) == 1
     assert "muvfet has no split 'train'; it must be one of all" in capsys.readouterr().err
-    assert main([*arguments, "--baseline", "centre", "--min-fixations", "9"]) == 1
+    assert main([*arguments, "--baseline", "center", "--min-fixations", "9"]) == 1
     assert "no frame has 9 fixations" in capsys.readouterr().err
     assert main([*arguments, "--model", "x/m.pth", "--model", "m.pth"]) == 1
     assert "two models are called m" in capsys.readouterr().err
-    assert main([*arguments, "--baseline", "centre", "--output", str(tmp_path / "no" / "r.json")]) == 1
+    assert main([*arguments, "--baseline", "center", "--output", str(tmp_path / "no" / "r.json")]) == 1
     assert "there is no folder" in capsys.readouterr().err
 
 
@@ -265,14 +265,14 @@ def test_table_shows_what_is_missing() -> None:
 
 
 def test_reference_numbers_on_muvfet(shared: Path) -> None:
-    """Both published checkpoints, their ensemble and the centre prior on two frames of one of MUVFET's ten clips.
+    """Both published checkpoints, their ensemble and the center prior on two frames of one of MUVFET's ten clips.
 
     The numbers are this code's own; on all clips and every 10th frame, with frames resized as the authors do, it gave
     the reference NSS, AUC-Judd, CC and SIM to 0.001 (M 4.91, 0.953, 0.724, 0.518; S 5.14, 0.951, 0.745, 0.534; both
     5.09, 0.953, 0.744, 0.532):
 
         python -m training.evaluate --dataset muvfet --data .../muvfet --model .../d123m_rc4_rc1T.pth
-            --model .../d123s_rc4_rc1T.pth --ensemble --baseline centre --windowing published --no-cuts
+            --model .../d123s_rc4_rc1T.pth --ensemble --baseline center --windowing published --no-cuts
     """
     protocol = Protocol(first=20, every=30)
     videos = read_video_fixations(shared / "data" / "fixations_video" / "muvfet")
@@ -283,7 +283,7 @@ def test_reference_numbers_on_muvfet(shared: Path) -> None:
         file = shared / "weights" / f"d123{kind}_rc4_rc1T.pth"
         options = InferenceOptions(str(file), "cpu", precision="float32", windowing="published", cuts=False)
         models[kind] = Predictor(open_backend(options), options)
-    results = evaluate([item], {**models, "centre": centre_samples}, protocol, ensemble=True)
+    results = evaluate([item], {**models, "center": center_samples}, protocol, ensemble=True)
     values = {name: [scores.mean[m] for m in ("NSS", "AUC-Judd", "CC", "SIM")] for name, scores in results.items()}
     assert results["m"].videos[0].frames_scored == 2
     assert values == {name: pytest.approx(row, abs=0.002) for name, row in EXPECTED_ON_071.items()}

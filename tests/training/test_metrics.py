@@ -9,7 +9,7 @@ from make_pysaliency_reference import CASES, HEIGHT, WIDTH, make_case
 
 from tinyhd.errors import InputError
 from training import metrics
-from training.fixations import DensityMap, FixationPoints, centre_prior, resize_map
+from training.fixations import DensityMap, FixationPoints, center_prior, resize_map
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "pysaliency_reference.json").read_text())["values"]
 
@@ -55,7 +55,7 @@ def test_auc_judd_by_hand() -> None:
     assert metrics.auc_judd(RAMP, points(19, 9)) == pytest.approx(0.5 * 0.75 + 0.5)
     # a pixel fixated three times counts three times: from (0, 0.25) to (0.5, 1)
     assert metrics.auc_judd(RAMP, points(19, 9, 9, 9)) == pytest.approx(0.5 * 0.625 + 0.5)
-    assert metrics.auc_judd(RAMP, points(0)) == pytest.approx(0.5)  # one straight line: the known optimism
+    assert metrics.auc_judd(RAMP, points(0)) == pytest.approx(0.5)  # one straight line: the known optimizm
     assert metrics.auc_judd(RAMP, points(19)) == pytest.approx(1)
 
 
@@ -126,7 +126,7 @@ def test_scale_and_type_do_not_matter() -> None:
 
 
 def test_eight_bit_density_map() -> None:
-    density = np.round(255 * centre_prior(24, 32).values / centre_prior(24, 32).values.max()).astype(np.uint8)
+    density = np.round(255 * center_prior(24, 32).values / center_prior(24, 32).values.max()).astype(np.uint8)
     assert metrics.sim(density, DensityMap(density)) == pytest.approx(1)
     assert DensityMap(density).values.sum() == pytest.approx(1)
 
@@ -206,7 +206,7 @@ def test_density_map_is_checked_and_resized() -> None:
     for bad in (np.zeros((3, 3)), np.full((3, 3), -1.0), np.full((3, 3), np.nan), np.ones(3)):
         with pytest.raises(InputError, match="density map"):
             DensityMap(bad)
-    big = centre_prior(360, 640)
+    big = center_prior(360, 640)
     small = big.resized(192, 256)
     assert small.values.sum() == pytest.approx(1)
-    assert np.corrcoef(small.values.ravel(), centre_prior(192, 256).values.ravel())[0, 1] > 0.9999
+    assert np.corrcoef(small.values.ravel(), center_prior(192, 256).values.ravel())[0, 1] > 0.9999

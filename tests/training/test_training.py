@@ -32,7 +32,7 @@ from training.teachers import (
     imagenet_clip,
     interpolate_in_time,
     load_teacher,
-    normalise_sum,
+    normalize_sum,
     sliding_ends,
 )
 from training.train import Process, Trainer, paper_milestones, rate_at
@@ -111,7 +111,7 @@ def test_every_term_counts_what_it_says():
     weights = LossWeights(ground_truth=2, teacher=3, hierarchical=5, decoders=7, cc=11, nss=13)
     total, terms = distillation_loss(output, teacher, counts, counts, weights)
     fused = output.fused
-    probability = normalise_sum(fused)
+    probability = normalize_sum(fused)
     assert terms["ground_truth"].item() == pytest.approx(-probability[0, :8, 2, 3].log().mean().item(), rel=1e-5)
     assert terms["teacher"].item() == pytest.approx(kl_divergence(teacher.fused, fused).mean().item(), rel=1e-5)
     four = sum(kl_divergence(teacher.d1[:, i], output.decoders["d1"][:, i]).mean() for i in range(4))
@@ -188,7 +188,7 @@ def test_pack_of_videos_photos_and_fixations_then_teach(tmp_path, capsys):
 
 def test_fixations_move_with_the_photo():
     image = np.zeros((120, 160, 3), np.uint8)
-    image[60:66, 80:86] = 255  # centre at 83/160, 63/120
+    image[60:66, 80:86] = 255  # center at 83/160, 63/120
     point = np.array([[83 / 160, 63 / 120]])
     moving = [clip_of_photo("p.0", image, np.random.default_rng(seed), point, still=0) for seed in range(6)]
     moves = 0.0
@@ -287,7 +287,7 @@ def test_sparse_sliding_interpolates():
     assert series[15] == 3
 
 
-def test_ensemble_is_the_mean_of_normalised_maps():
+def test_ensemble_is_the_mean_of_normalized_maps():
     torch.manual_seed(0)
     models = [TinyHD(TinyHDConfig(channel_reduction=4)) for _ in range(2)]
     teachers = [MultiOutputTeacher(m) for m in models]
@@ -531,8 +531,8 @@ def test_a_released_model_is_half_as_large_and_the_same(tmp_path, pack):
     assert loaded.config.display_scale == pytest.approx(usual_maximum(model, pack, 30), rel=0.1)
     lower(model, 6, power=1.5)
     with torch.inference_mode():
-        expected = normalise_sum((a / (1 - a)) ** 1.5)
-        torch.testing.assert_close(normalise_sum(model(clip).fused), expected, rtol=0.01, atol=0)
+        expected = normalize_sum((a / (1 - a)) ** 1.5)
+        torch.testing.assert_close(normalize_sum(model(clip).fused), expected, rtol=0.01, atol=0)
 
 
 def test_a_data_set_of_labelled_videos_becomes_labelled_clips(tmp_path, capsys):

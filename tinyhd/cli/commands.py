@@ -309,7 +309,7 @@ def _list_models() -> int:
 
     for name, info in MODELS.items():
         mark = " (default)" if name == DEFAULT_MODEL else ""
-        print(f"{name}{mark}: {info.provenance}; license: {info.licence}")
+        print(f"{name}{mark}: {info.provenance}; license: {info.license}")
     return DONE
 
 

@@ -69,7 +69,7 @@ class FrameConv3d(nn.Conv3d):
             y = from_frames(y, clips)
             if result is None:
                 result = y
-                assert (first, last) == (0, out_length - 1), "the centre tap meets every frame"
+                assert (first, last) == (0, out_length - 1), "the center tap meets every frame"
             elif (first, last) == (0, out_length - 1):
                 result = result + y
             else:

@@ -215,7 +215,7 @@ class UNetDecoder(Decoder):
 
 
 class AggregationDecoder(Decoder):
-    """D3, after deep layer aggregation: neighbouring resolutions are merged level by level."""
+    """D3, after deep layer aggregation: neighboring resolutions are merged level by level."""
 
     def __init__(self, config: TinyHDConfig) -> None:
         c0, c1, c2, c3 = feature_channels(config)
@@ -286,7 +286,7 @@ class TinyHD(nn.Module):
         self.fusion = nn.Conv2d(sum(_MAPS_OF[name] for name in self.config.decoders), 1, 1)
 
     def forward(self, clip: Tensor) -> TinyHDOutput:
-        """(N, 3, 16, H, W), normalised with ImageNet's mean and standard deviation -> maps.
+        """(N, 3, 16, H, W), normalized with ImageNet's mean and standard deviation -> maps.
 
         Raises:
             ValueError: the clip does not have 16 frames or H or W is no multiple of 32.

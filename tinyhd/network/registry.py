@@ -35,7 +35,7 @@ class ModelInfo:
     """File name: in the package's folder `models` where `url` is None, else below `url` and in the cache folder."""
     provenance: str
     """Who trained it, on what."""
-    licence: str
+    license: str
     config: TinyHDConfig | None = None
     """What the network is made of; None where only the file tells."""
     sha256: str | None = None
@@ -65,7 +65,7 @@ def _published(variant: str, blob: str, dataset: str, config: TinyHDConfig | Non
         name=f"published/{variant}",
         file=f"{variant}.pth",
         provenance=f"trained by the authors of TinyHD (WACV 2023) for {dataset}",
-        licence="not stated by the authors",
+        license="not stated by the authors",
         config=config,
         git_blob_id=blob,
         url=PUBLISHED_URL,
@@ -82,7 +82,7 @@ MODELS: dict[str, ModelInfo] = {
             name="tinyhd-m",
             file="tinyhd-m.safetensors",
             provenance="trained by this project, distilled from two published models; see MODEL_CARD.md",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.012),
             sha256="c70accfda3e08c3f5f476365fcc2b95f57b8cf46a41dd8f7bfaf59c0d63281df",
             converted_sha256="0c29c0a2ef5352d2ad6ac05ffb37a0b69a4e7051664c66294ddd0fe765a38b90",

@@ -1,4 +1,4 @@
-"""Numbers about attention, frame by frame: where its peak and its centre are, how spread it is, and how much of it
+"""Numbers about attention, frame by frame: where its peak and its center are, how spread it is, and how much of it
 falls into regions of interest."""
 
 import math
@@ -31,9 +31,9 @@ class FrameStats:
     """Where that is (the middle of the map's pixel)."""
     center_x: float
     center_y: float
-    """Centre of mass."""
+    """Center of mass."""
     spread: float
-    """Root mean square distance from the centre of mass, as a fraction of the picture's diagonal."""
+    """Root mean square distance from the center of mass, as a fraction of the picture's diagonal."""
     entropy_bits: float
     """Of the map as a probability distribution: 0 for one pixel, 15.6 for all 192x256 alike."""
     focus: float

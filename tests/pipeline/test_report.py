@@ -143,6 +143,7 @@ def test_accuracy_is_that_of_the_model_card() -> None:
     for row in facts.measured:
         assert row["data"] in card
         assert f"{row['nss']:.2f} / {row['auc_judd']:.3f} / {row['cc']:.3f} / {row['sim']:.3f}" in card
+    assert facts.focus in " ".join(card.split())
     assert len(facts.limits) >= 4
     assert model_facts("sha256:other").measured == ()
 

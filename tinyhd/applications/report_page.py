@@ -42,6 +42,8 @@ class ModelFacts:
 
     measured: tuple[dict[str, Any], ...] = ()
     """Of each data set: `data`, `nss`, `auc_judd`, `cc`, `sim`."""
+    focus: str = ""
+    """A sentence about how well focus follows people."""
     limits: tuple[str, ...] = ()
 
 
@@ -138,6 +140,7 @@ def as_json(
         ],
         "differences": [asdict(each) | {"is_clear": each.is_clear} for each in differences],
         "measured_accuracy": list(model.measured),
+        "focus_accuracy": model.focus,
         "limits": list(model.limits),
     }
 

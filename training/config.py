@@ -1,13 +1,12 @@
 """The configuration of a training run: dataclasses, filled from YAML, stored in every checkpoint."""
 
-import types
-import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from tinyhd.errors import InputError, OptionError
 from tinyhd.network.config import TinyHDConfig
@@ -57,6 +56,9 @@ class TrainConfig:
     frozen_layers: int = 0
     """The encoder's first so many of 19 layers keep their weights and norms' statistics: the finest layers cost the
     most, leaving 4 of them alone saves two fifths of a step."""
+    norms: str = "batch"
+    """Statistics of the norms: those of the batch, or fixed, which suits fine-tuning from `init` (see
+    `training.fixed_norms`)."""
     schedule: str = "cosine"
     """cosine (to 1 % of the rate, after `warmup`), or steps as in the paper: x 0.1 at 50, 75 and 90 % of the run with
     the best weights so far reloaded."""
@@ -79,6 +81,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("optimizer", ("adamw", "sgd")),
+            ("norms", ("batch", "fixed")),
             ("schedule", ("cosine", "steps")),
             ("precision", ("float32", "bfloat16")),
         ):
@@ -103,13 +106,27 @@ class TrainConfig:
         return asdict(self)
 
 
+for _part in (TrainConfig, PackSpec, Augmentation, LossWeights, TinyHDConfig):
+    with_config(ConfigDict(extra="forbid"))(_part)  # type: ignore[call-overload]
+_ADAPTER = TypeAdapter(TrainConfig)
+
+
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     """A configuration from plain values.
 
     Raises:
         OptionError: a name is unknown, or a value is not allowed.
     """
-    return _build(TrainConfig, values, "")
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the configuration"
+        if first["type"] == "unexpected_keyword_argument":
+            raise OptionError(f"there is no option {where!r}; see training/config.py for all names.") from error
+        if first["type"] == "value_error":  # one of the checks above, a sentence of its own
+            raise OptionError(str(first["ctx"]["error"])) from error
+        raise OptionError(f"{where} is {first['input']!r}: {first['msg'].lower()}.") from error
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -135,35 +152,3 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             place = place.setdefault(parent, {})
         place[last] = yaml.safe_load(text)
     return config_from_dict(values)
-
-
-def _build(kind: Any, values: Any, where: str) -> Any:
-    if is_dataclass(kind):
-        if not isinstance(values, dict):
-            raise OptionError(f"{where} is {values!r}; it must hold names and values.")
-        hints = typing.get_type_hints(kind)
-        known = {f.name for f in fields(kind)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise OptionError(
-                f"{where or 'the configuration'} has no {unknown[0]!r}; it has {', '.join(sorted(known))}."
-            )
-        try:
-            return kind(**{k: _build(hints[k], v, f"{where}.{k}".lstrip(".")) for k, v in values.items()})  # type: ignore[operator]
-        except TypeError as error:
-            raise OptionError(f"{where or 'the configuration'}: {error}.") from error
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(values, (list, tuple)):
-            raise OptionError(f"{where} is {values!r}; it must be a list.")
-        return tuple(_build(arguments[0], v, where) for v in values)
-    if origin in (types.UnionType, typing.Union):
-        return None if values is None else _build(arguments[0], values, where)
-    if kind is float and isinstance(values, (int, float, str)) and not isinstance(values, bool):
-        try:
-            return float(values)  # YAML reads 2e-3 as a string
-        except ValueError:
-            pass
-    elif isinstance(values, kind) and (kind is bool or not isinstance(values, bool)):
-        return values
-    raise OptionError(f"{where} is {values!r}; it must be of type {kind.__name__}.")

@@ -1,7 +1,7 @@
 """What the training loop reads: augmented clips of packs, in the paper's mix of labelled and auxiliary clips."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tinyhd.errors import InputError
-from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
-from training.packs import clip_names, density, maps_path, read_clip, read_maps
+from tinyhd.network.config import CLIP_LENGTH, MAP_WIDTH
+from training.packs import (
+    Maps,
+    clip_names,
+    clip_of_photo,
+    density,
+    maps_path,
+    photo_names,
+    read_clip,
+    read_maps,
+    read_photo,
+)
+from training.teachers import resize_maps
 
 
 @dataclass(frozen=True)
@@ -22,9 +33,12 @@ class PackSpec:
     folder: str
     """Folder of the pack."""
     teacher: str | None = None
-    """Name of the stored maps to learn from; None: the configuration's teacher makes them while training."""
+    """Name of the stored maps to learn from, or several as in `a+b`, whose mean is taken, each map with sum 1 first;
+    None: the configuration's teacher makes them while training (clips only)."""
     labelled: bool = False
     """Labelled clips take part once per source and epoch; the others are auxiliary."""
+    repeat: int = 1
+    """Times that each labelled source takes part in an epoch: more for a small data set."""
 
 
 @dataclass(frozen=True)
@@ -47,35 +61,46 @@ class Entry:
     name: str
     teacher: str | None
     labelled: bool
+    is_photo: bool = False
+    repeat: int = 1
 
     @property
     def source(self) -> str:
         """The pack and video or photo that the clip is from."""
-        return f"{self.pack}/{self.name.rpartition('.')[0]}"
+        return f"{self.pack}/{self.name if self.is_photo else self.name.rpartition('.')[0]}"
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of the stored maps whose mean is the target; none: a teacher runs while training."""
+        return self.teacher.split("+") if self.teacher else []
 
 
 def list_entries(packs: Sequence[PackSpec]) -> list[Entry]:
-    """All clips of the packs; those whose stored maps do not exist (yet) are left out.
+    """All clips and photos of the packs; those whose stored maps do not exist (yet) are left out.
 
     Raises:
-        InputError: a pack holds no clip that can be used.
+        InputError: a pack holds nothing that can be used.
     """
     entries = []
     for spec in packs:
         folder = Path(spec.folder)
-        mine = [Entry(folder, name, spec.teacher, spec.labelled) for name in clip_names(folder)]
-        if spec.teacher is not None:
-            mine = [e for e in mine if maps_path(folder, spec.teacher, e.name).exists()]
+        names = [(name, False) for name in clip_names(folder)]
+        if spec.teacher is not None:  # a teacher that runs while training needs frames before the clip
+            names += [(name, True) for name in photo_names(folder)]
+        mine = [Entry(folder, name, spec.teacher, spec.labelled, photo, spec.repeat) for name, photo in names]
+        mine = [e for e in mine if all(maps_path(folder, teacher, e.name).exists() for teacher in e.teachers)]
         if not mine:
             raise InputError(
-                f"no clip of {folder} has maps of {spec.teacher!r}: run `python -m training.distill_data teach`."
+                f"nothing in {folder} has maps of {spec.teacher!r}: pack clips or photos with `python -m "
+                "training.distill_data pack`, and write maps with its `teach` or with `python -m training.unisal`."
             )
         entries += mine
     return entries
 
 
 class ClipDataset(Dataset[dict[str, Tensor]]):
-    """Clips with their targets. An item is asked for by `(entry number, seed)`: the seed decides the augmentation.
+    """Clips with their targets. An item is asked for by `(entry number, seed)`: the seed decides the augmentation
+    and how a photo moves.
 
     An item holds `frames` uint8 (L, 3, H, W), L = 16, or 31 where a teacher runs while training; `density` and
     `counts` float (16, H/4, W/4), zero without labels; and with stored maps `fused` (16, h, w) and `d1` (4, h, w),
@@ -95,27 +120,59 @@ class ClipDataset(Dataset[dict[str, Tensor]]):
         entry = self.entries[number]
         rng = np.random.default_rng(seed)
         live = entry.teacher is None
-        clip = read_clip(entry.pack, entry.name, with_lead=live)
-        frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
-        change = _Change.draw(self.augmentation, rng)
-        lead = clip.lead
+        boxes, lead = None, 0
+        if entry.is_photo:
+            photo = clip_of_photo(read_photo(entry.pack, entry.name), rng)
+            pixels, points, boxes = photo.frames, photo.points, photo.boxes
+        else:
+            clip = read_clip(entry.pack, entry.name, with_lead=live)
+            pixels, points, lead = clip.frames, clip.points, clip.lead
+        frames = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        # the motion of a photo crops already
+        change = _Change.draw(replace(self.augmentation, crop=1.0) if entry.is_photo else self.augmentation, rng)
         if live and lead < CLIP_LENGTH - 1:  # one length for all clips of a batch
             frames = torch.cat([frames[:1].expand(CLIP_LENGTH - 1 - lead, -1, -1, -1), frames])
         item = {"frames": change.frames(frames, self.size)}
-        points = np.zeros((0, 3), np.float32) if clip.points is None else change.points(clip.points)
+        points = np.zeros((0, 3), np.float32) if points is None else change.points(points)
         height, width = self.size[0] // 4, self.size[1] // 4
         # sigma: 6 pixels of a map 256 pixels wide, about one degree of visual angle, as the density maps of evaluation
         item["density"] = torch.from_numpy(density(points, height, width, 6 * width / MAP_WIDTH))
         item["counts"] = torch.from_numpy(density(points, height, width, 0))
         if entry.teacher is not None:
-            maps = read_maps(entry.pack, entry.teacher, entry.name)
+            stored = [read_maps(entry.pack, teacher, entry.name) for teacher in entry.teachers]
             for name, channels in (("fused", CLIP_LENGTH), ("d1", 4), ("d2", CLIP_LENGTH), ("d3", CLIP_LENGTH)):
-                value = getattr(maps, name)
-                if value is None:
+                value = _mean_maps(stored, name)
+                if value is None or (boxes is not None and name != "fused"):
                     item[name] = torch.zeros(channels, height, width)
+                elif boxes is not None:
+                    item[name] = change.maps(_cut(value[0], boxes, (height, width)), (height, width))
                 else:
-                    item[name] = change.maps(torch.from_numpy(value), (height, width))
+                    item[name] = change.maps(value, (height, width))
         return item
+
+
+def _mean_maps(stored: Sequence[Maps], name: str) -> Tensor | None:
+    """Mean of the teachers' maps (K, h, w), all of the size of the first, each with mean 1 first; None: none has it."""
+    values = [torch.from_numpy(v) for maps in stored if (v := getattr(maps, name)) is not None]
+    if not values:
+        return None
+    size = values[0].shape[-2:]
+    same = [resize_maps(v[None], *size)[0] for v in values]
+    return torch.stack([v / v.mean((-2, -1), keepdim=True).clamp_min(1e-12) for v in same]).mean(0)
+
+
+def _cut(saliency: Tensor, boxes: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """One map of a photo (h, w), cut to each of `boxes` (K, 4), fractions: (K, *size)."""
+    return torch.stack([_sampled(saliency[None], box, size)[0] for box in boxes])
+
+
+def _sampled(maps: Tensor, box: Sequence[float] | np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Maps (K, h, w) cut to a box (x0, y0, x1, y1 as fractions), at another size: bilinear at new pixels' centers."""
+    x0, y0, x1, y1 = (float(v) for v in box)
+    x = torch.linspace(x0 + (x1 - x0) * 0.5 / size[1], x1 - (x1 - x0) * 0.5 / size[1], size[1])
+    y = torch.linspace(y0 + (y1 - y0) * 0.5 / size[0], y1 - (y1 - y0) * 0.5 / size[0], size[0])
+    grid = torch.stack(torch.meshgrid(2 * x - 1, 2 * y - 1, indexing="xy"), -1)[None]
+    return F.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0]
 
 
 @dataclass(frozen=True)
@@ -147,16 +204,11 @@ class _Change:
             cut = cut.flip(-1)
         if cut.shape[-2:] == size and self.gain == 1 and self.offset == 0:
             return cut.contiguous()
-        changed = F.interpolate(cut.float(), size, mode="bilinear", align_corners=False, antialias=size[0] < MAP_HEIGHT)
+        changed = F.interpolate(cut.float(), size, mode="bilinear", align_corners=False, antialias=True)
         return ((changed - 128) * self.gain + 128 + self.offset).clamp_(0, 255).round_().to(torch.uint8)
 
     def maps(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        x0, y0, x1, y1 = self.box
-        # sampled at the places of the new pixels' centers
-        x = torch.linspace(x0 + (x1 - x0) * 0.5 / size[1], x1 - (x1 - x0) * 0.5 / size[1], size[1])
-        y = torch.linspace(y0 + (y1 - y0) * 0.5 / size[0], y1 - (y1 - y0) * 0.5 / size[0], size[0])
-        grid = torch.stack(torch.meshgrid(2 * x - 1, 2 * y - 1, indexing="xy"), -1)[None]
-        out = F.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0]
+        out = _sampled(maps, self.box, size)
         return out.flip(-1) if self.flip else out
 
     def points(self, points: np.ndarray) -> np.ndarray:
@@ -180,10 +232,10 @@ class MixSampler(Sampler[tuple[int, int]]):
     def __init__(
         self, entries: Sequence[Entry], ratio: float, seed: int, rank: int = 0, world: int = 1, start: int = 0
     ) -> None:
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple[str, int], list[int]] = {}
         for number, entry in enumerate(entries):
-            if entry.labelled:
-                groups.setdefault(entry.source, []).append(number)
+            for turn in range(entry.repeat if entry.labelled else 0):
+                groups.setdefault((entry.source, turn), []).append(number)
         self.labelled = list(groups.values())
         self.auxiliary = [number for number, entry in enumerate(entries) if not entry.labelled]
         self.auxiliary_per_epoch = len(self.auxiliary)

@@ -44,6 +44,8 @@ class LabelledVideo:
     """Per frame the density map (8-bit image); None where the dataset has none."""
     fixation_files: tuple[Path | None, ...]
     """Per frame the binary fixation map (8-bit image, or MATLAB file with the matrix `I`); None where there is none."""
+    frame_rate: float
+    """Frames a second, as the data set's videos usually have."""
 
     def __len__(self) -> int:
         """Frames that are labelled."""
@@ -125,6 +127,7 @@ def read_dhf1k(folder: Path, split: str = "train") -> list[LabelledVideo]:
                 video_file=video,
                 density_files=tuple(maps.get(n) for n in numbers),
                 fixation_files=tuple(fixations.get(n) for n in numbers),
+                frame_rate=30,
             )
         )
     if not videos:
@@ -147,7 +150,7 @@ def read_hollywood2(folder: Path, split: str = "train") -> list[LabelledVideo]:
         InputError: the folder has no such shot.
         OptionError: there is no such split.
     """
-    return _read_shots(folder, split, "actionclip*", "Hollywood-2")
+    return _read_shots(folder, split, "actionclip*", "Hollywood-2", 24)
 
 
 def read_ucf_sports(folder: Path, split: str = "train") -> list[LabelledVideo]:
@@ -162,10 +165,10 @@ def read_ucf_sports(folder: Path, split: str = "train") -> list[LabelledVideo]:
         InputError: the folder has no such video.
         OptionError: there is no such split.
     """
-    return _read_shots(folder, split, "*-*", "UCF-Sports")
+    return _read_shots(folder, split, "*-*", "UCF-Sports", 10)
 
 
-def _read_shots(folder: Path, split: str, pattern: str, dataset: str) -> list[LabelledVideo]:
+def _read_shots(folder: Path, split: str, pattern: str, dataset: str, frame_rate: float) -> list[LabelledVideo]:
     _check_split(split, SHOT_SPLITS)
     videos = []
     for shot in sorted((folder / SHOT_SPLITS[split]).glob(pattern)):
@@ -179,6 +182,7 @@ def _read_shots(folder: Path, split: str, pattern: str, dataset: str) -> list[La
                     video_file=None,
                     density_files=tuple(maps.get(n) for n in images),
                     fixation_files=tuple(fixations.get(n) for n in images),
+                    frame_rate=frame_rate,
                 )
             )
     if not videos:

@@ -269,12 +269,16 @@ DATASETS = {
     "muvfet": Dataset(_timed, ("all",)),
     "osie": Dataset(_images, ("held-out", "train", "all")),
     "sun500": Dataset(_images, ("held-out", "train", "all")),
-    "eyecrowd": Dataset(_images, ("all", "held-out", "train")),
+    "eyecrowd": Dataset(_images, ("all",)),
+    "figrim": Dataset(_images, ("held-out", "train", "all")),
+    "fiwi": Dataset(_images, ("held-out", "train", "all")),
+    "tis": Dataset(_images, ("held-out", "train", "all")),
     "dhf1k": Dataset(lambda f, s, p: labelled_items(read_dhf1k(f, s), p), ("validation", "train")),
     "hollywood2": Dataset(lambda f, s, p: labelled_items(read_hollywood2(f, s), p), ("test", "train")),
     "ucf-sports": Dataset(lambda f, s, p: labelled_items(read_ucf_sports(f, s), p), ("test", "train")),
 }
-"""By name; muvfet reads any folder of videos with `fixations.npz`, osie, sun500 and eyecrowd any of images."""
+"""By name; muvfet reads any folder of videos with `fixations.npz`, osie and the other sets of images any of images: the
+folder's name tells how many are held out."""
 
 
 class Predictor:

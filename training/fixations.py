@@ -21,8 +21,11 @@ from tinyhd.errors import InputError, OptionError
 Array = NDArray[np.float64]
 """A float64 array; the shape is in the docstring of whatever has it."""
 
-HELD_OUT_IMAGES = 100
-"""The last images of a fixation set that are kept for validation."""
+HELD_OUT_IMAGES = {"osie": 100, "sun500": 100, "eyecrowd": 0, "figrim": 157, "fiwi": 30, "tis": 60}
+"""By the name of a fixation set's folder: how many of its last images are kept for validation."""
+
+HELD_OUT_OTHERWISE = 100
+"""The same for sets of other names."""
 
 IMAGE_SPLITS = ("all", "train", "held-out")
 
@@ -188,7 +191,6 @@ class ImageFixations:
     path: Path
     """The image file."""
     viewer: NDArray[np.int64]
-    duration_ms: Array
     points: FixationPoints
 
     @property
@@ -214,11 +216,11 @@ def read_video_fixations(folder: Path) -> list[VideoFixations]:
 
 
 def read_image_fixations(folder: Path, split: str = "all") -> list[ImageFixations]:
-    """Images and fixations of a folder with `fixations.npz`: parallel arrays `image_index`, `viewer`, `x`, `y`,
-    `duration_ms`, one entry per fixation, and `image_names`.
+    """Images and fixations of a folder with `fixations.npz`: parallel arrays `image_index`, `viewer`, `x`, `y`, one
+    entry per fixation, and `image_names`.
 
     Args:
-        split: `held-out` is the last 100 images, `train` the rest, `all` both.
+        split: `held-out` is the last images (see `HELD_OUT_IMAGES`), `train` the rest, `all` both.
 
     Raises:
         InputError: the file is missing or is none of these.
@@ -226,13 +228,13 @@ def read_image_fixations(folder: Path, split: str = "all") -> list[ImageFixation
     """
     if split not in IMAGE_SPLITS:
         raise OptionError(f"there is no split {split!r}; it must be one of {', '.join(IMAGE_SPLITS)}.")
-    data = _read_npz(folder, ("image_names", "image_index", "viewer", "x", "y", "duration_ms"))
+    data = _read_npz(folder, ("image_names", "image_index", "viewer", "x", "y"))
     images = []
     for index, name in enumerate(data["image_names"]):
         mine = data["image_index"] == index
-        viewer, duration, x, y = (data[key][mine] for key in ("viewer", "duration_ms", "x", "y"))
-        images.append(ImageFixations(folder / str(name), viewer, _float(duration), FixationPoints(x, y)))
-    first_held_out = max(0, len(images) - HELD_OUT_IMAGES)
+        viewer, x, y = (data[key][mine] for key in ("viewer", "x", "y"))
+        images.append(ImageFixations(folder / str(name), viewer, FixationPoints(x, y)))
+    first_held_out = max(0, len(images) - HELD_OUT_IMAGES.get(folder.resolve().name, HELD_OUT_OTHERWISE))
     return {"all": images, "train": images[:first_held_out], "held-out": images[first_held_out:]}[split]
 
 

@@ -20,6 +20,8 @@ class LossWeights:
     """KL divergence of the fused map from the human density map (TinyHD, section 3)."""
     teacher: float = 1.0
     """KL divergence of the fused map from the teacher's."""
+    teacher_labelled: float = 1.0
+    """Factor on that term for frames that have a label, where people come first and the teacher only steadies."""
     hierarchical: float = 1.0
     """Hierarchical multi-map distillation: KL of D1's four maps from the teacher's, summed over the four."""
     decoders: float = 0.0
@@ -82,7 +84,8 @@ def distillation_loss(
     if weights.ground_truth:
         terms["ground_truth"] = _masked_mean(kl_divergence(density, fused), labelled)
     if weights.teacher:
-        terms["teacher"] = kl_divergence(soft, fused).mean()
+        share = 1 - labelled * (1 - weights.teacher_labelled)
+        terms["teacher"] = (share * kl_divergence(soft, fused)).mean()
     if weights.hierarchical and "d1" in output.decoders:
         d1 = output.decoders["d1"].float()
         terms["hierarchical"] = kl_divergence(resize_maps(teacher.d1, *size), d1).sum(1).mean()

@@ -1,12 +1,13 @@
-"""Clip packs: what a training run reads, decoded once, small, and readable without a video library.
+"""Packs: what a training run reads, decoded once, small, and readable without a video library.
 
 A pack is a folder:
 
     clips/<source>.<k>.npz     one clip: JPEG frames at the network's size, up to 15 before them, fixations
-    maps/<teacher>/<same>.npz  a teacher's maps for that clip, or any other model's (see `write_maps`)
+    photos/<source>.npz        one photo: a JPEG with its fixations
+    maps/<teacher>/<same>.npz  a teacher's maps for that clip or photo, or any other model's (see `write_maps`)
 
-Frames are squashed to 192x256 as the network sees them. A source is one video or photo: an epoch takes one clip of
-each labelled source. Photos become clips by a smooth random pan and zoom.
+A clip's frames are sampled and squashed to 192x256 as inference does it. A source is one video or photo: an epoch takes
+one clip of each labelled source. Photos become clips when they are drawn (`clip_of_photo`).
 """
 
 import io
@@ -16,13 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from tinyhd.errors import InputError
 from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
+
+SAMPLING_RATE = 15.0
+"""Frames a second that a clip is made of, as nearly as a whole number of frames between them allows: 16 of them span
+about a second."""
+
+PHOTO_SIDE = 640
+"""Longest side in pixels of a stored photo; larger ones are reduced."""
 
 LEAD = CLIP_LENGTH - 1
 """Frames before the clip that a sliding one-output teacher needs."""
@@ -40,6 +45,8 @@ class Clip:
     """(lead + 16, 192, 256, 3) uint8 RGB: the frames before the clip, then the clip's own 16."""
     points: np.ndarray | None = None
     """(P, 3) float32: frame index within the 16, x and y as fractions of width and height; None: not labelled."""
+    step: int = 1
+    """Frames of the video from one of the clip's to the next."""
 
     @property
     def source(self) -> str:
@@ -53,11 +60,22 @@ class Clip:
 
 
 @dataclass
+class Photo:
+    """One still image."""
+
+    name: str
+    image: np.ndarray
+    """(H, W, 3) uint8 RGB, of any size."""
+    points: np.ndarray | None = None
+    """(P, 2) float32: fixations, x and y as fractions of width and height; None: not labelled."""
+
+
+@dataclass
 class Maps:
-    """A teacher's maps of one clip, each meaningful up to scale; any size."""
+    """A teacher's maps of one clip or photo, each meaningful up to scale; any size."""
 
     fused: np.ndarray
-    """(16, h, w) float: one map a frame."""
+    """(16, h, w) float: one map a frame; (1, h, w) of a photo."""
     d1: np.ndarray | None = None
     """(4, h, w): the teacher's hierarchical maps, averaged over the clip."""
     d2: np.ndarray | None = None
@@ -71,33 +89,33 @@ def clip_path(pack: Path, name: str) -> Path:
     return pack / "clips" / f"{name}.npz"
 
 
+def photo_path(pack: Path, name: str) -> Path:
+    """Where photo `name` of `pack` lies."""
+    return pack / "photos" / f"{name}.npz"
+
+
 def maps_path(pack: Path, teacher: str, name: str) -> Path:
-    """Where the maps of `teacher` for clip `name` of `pack` lie."""
+    """Where the maps of `teacher` for clip or photo `name` of `pack` lie."""
     return pack / "maps" / teacher / f"{name}.npz"
 
 
 def clip_names(pack: Path) -> list[str]:
-    """Names of all clips of a pack, sorted.
+    """Names of all clips of a pack, sorted."""
+    return sorted(p.stem for p in (pack / "clips").glob("*.npz"))
 
-    Raises:
-        InputError: the folder holds no clips.
-    """
-    names = sorted(p.stem for p in (pack / "clips").glob("*.npz"))
-    if not names:
-        raise InputError(f"{pack} holds no clips: make a pack with `python -m training.distill_data pack`.")
-    return names
+
+def photo_names(pack: Path) -> list[str]:
+    """Names of all photos of a pack, sorted."""
+    return sorted(p.stem for p in (pack / "photos").glob("*.npz"))
 
 
 def write_clip(pack: Path, clip: Clip) -> None:
     """Stores a clip; the file appears whole or not at all."""
-    encoded = []
-    for frame in clip.frames:
-        buffer = io.BytesIO()
-        Image.fromarray(frame).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-        encoded.append(buffer.getvalue())
+    encoded = [_jpeg(frame) for frame in clip.frames]
     arrays = {
         "jpeg": np.frombuffer(b"".join(encoded), np.uint8),
         "sizes": np.array([len(e) for e in encoded], np.int32),
+        "step": np.array(clip.step),
     }
     if clip.points is not None:
         arrays["points"] = clip.points.astype(np.float32)
@@ -108,14 +126,37 @@ def read_clip(pack: Path, name: str, with_lead: bool = True) -> Clip:
     """Loads a clip; without its lead only the clip's own 16 frames are decoded."""
     with np.load(clip_path(pack, name)) as stored:
         data, sizes = stored["jpeg"].tobytes(), stored["sizes"]
-        points = stored.get("points")
+        points, step = stored.get("points"), int(stored["step"])
     ends = np.cumsum(sizes)
     first = 0 if with_lead else len(sizes) - CLIP_LENGTH
-    frames = [
-        np.asarray(Image.open(io.BytesIO(data[end - size : end])).convert("RGB"))
-        for size, end in zip(sizes[first:], ends[first:], strict=True)
-    ]
-    return Clip(name, np.stack(frames), points)
+    frames = [_decoded(data[end - size : end]) for size, end in zip(sizes[first:], ends[first:], strict=True)]
+    return Clip(name, np.stack(frames), points, step)
+
+
+def write_photo(pack: Path, photo: Photo) -> None:
+    """Stores a photo, reduced to `PHOTO_SIDE`; the file appears whole or not at all."""
+    image = Image.fromarray(photo.image)
+    image.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.BILINEAR)
+    arrays = {"jpeg": np.frombuffer(_jpeg(np.asarray(image)), np.uint8)}
+    if photo.points is not None:
+        arrays["points"] = photo.points.astype(np.float32)
+    _save(photo_path(pack, photo.name), arrays)
+
+
+def read_photo(pack: Path, name: str) -> Photo:
+    """Loads a photo."""
+    with np.load(photo_path(pack, name)) as stored:
+        return Photo(name, _decoded(stored["jpeg"].tobytes()), stored.get("points"))
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _decoded(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
 def write_maps(pack: Path, teacher: str, name: str, maps: Maps) -> None:
@@ -143,64 +184,80 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     partial.replace(path)
 
 
-def squash(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (192, 256, 3) uint8 by plain bilinear interpolation, the network's own resize."""
-    x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
-    y = F.interpolate(x, (MAP_HEIGHT, MAP_WIDTH), mode="bilinear", align_corners=False)
-    return y[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+def squash(image: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
+    """An image, or the part in `box` (x0, y0, x1, y1 in pixels), at the network's size: (H, W, 3) -> (192, 256, 3).
 
-
-def clips_of_frames(source: str, frames: Iterable[np.ndarray], stride: int, phase: int = 0) -> Iterator[Clip]:
-    """Clips of 16 frames every `stride` frames, from frame `phase` on, each with up to 15 frames before it.
-
-    A clip is named `<source>.<number of its first frame>`; frames are uint8 (H, W, 3).
+    Bilinear with antialiasing, as FFmpeg's scaler does it for inference.
     """
-    recent: list[np.ndarray] = []
-    for index, frame in enumerate(frames):
-        recent.append(squash(frame))
-        del recent[: -(LEAD + CLIP_LENGTH)]
-        start = index + 1 - CLIP_LENGTH
-        if start >= phase and (start - phase) % stride == 0:
-            yield Clip(f"{source}.{start:05d}", np.stack(recent))
+    size = (MAP_WIDTH, MAP_HEIGHT)
+    part = None if box is None else tuple(box)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, part))
 
 
-def clip_of_photo(
-    name: str, image: np.ndarray, rng: np.random.Generator, points: np.ndarray | None = None, still: float = 0.3
-) -> Clip:
-    """A clip with lead from one photo, by a smooth random pan and zoom; the share `still` of photos stands still.
+def clips_of_frames(
+    source: str, frames: Iterable[tuple[np.ndarray, bool]], stride: int, phase: int = 0, step: int = 1
+) -> Iterator[Clip]:
+    """Clips of 16 frames, each with up to 15 frames before it, none across a shot cut.
 
     Args:
-        name: the clip's name.
-        image: (H, W, 3) uint8.
-        rng: decides the motion.
-        points: (P, 2) fixations as fractions of width and height; they move with the picture.
-        still: probability of no motion.
+        source: name of the video; a clip is named `<source>.<number of its first frame in the video>`.
+        frames: uint8 (192, 256, 3), with whether a new shot starts there: every `step`-th frame of the video.
+        stride: frames given from one clip to the next.
+        phase: the first clip starts at this one of them.
+        step: frames of the video from one given to the next.
     """
-    height, width = image.shape[:2]
-    length = LEAD + CLIP_LENGTH
+    recent: list[np.ndarray] = []
+    for index, (frame, is_cut) in enumerate(frames):
+        if is_cut:
+            recent.clear()
+        recent.append(frame)
+        del recent[: -(LEAD + CLIP_LENGTH)]
+        start = index + 1 - CLIP_LENGTH
+        if len(recent) >= CLIP_LENGTH and start >= phase and (start - phase) % stride == 0:
+            yield Clip(f"{source}.{start * step:05d}", np.stack(recent), step=step)
+
+
+@dataclass
+class MovedPhoto:
+    """A photo as a clip."""
+
+    frames: np.ndarray
+    """(16, 192, 256, 3) uint8."""
+    boxes: np.ndarray
+    """(16, 4): the part of the photo in each frame, x0, y0, x1, y1 as fractions."""
+    points: np.ndarray | None
+    """(P, 3) as in `Clip`."""
+
+
+def clip_of_photo(photo: Photo, rng: np.random.Generator, still: float = 0.6, whole: float = 0.7) -> MovedPhoto:
+    """16 frames of a photo: standing still, or by a smooth random pan and zoom.
+
+    Args:
+        photo: its fixations move along.
+        rng: decides all of it.
+        still: probability of 16 equal frames.
+        whole: probability that such a still shows the whole photo and not a part.
+    """
+    height, width = photo.image.shape[:2]
     start, end = _random_box(rng), _random_box(rng)
-    if rng.random() < still:
-        start = end = np.array([0.0, 0.0, 1.0, 1.0])
-    progress = np.linspace(0, 1, length)
+    is_still = rng.random() < still
+    if is_still:
+        end = start = np.array([0.0, 0.0, 1.0, 1.0]) if rng.random() < whole else start
+    progress = np.linspace(0, 1, CLIP_LENGTH)
     progress = progress**2 * (3 - 2 * progress)
-    boxes = start + progress[:, None] * (end - start)  # x0, y0, x1, y1 as fractions
-    picture = Image.fromarray(image)
+    boxes = start + progress[:, None] * (end - start)
     size = np.array([width, height, width, height])
-    frames = np.stack(
-        [
-            np.asarray(picture.resize((MAP_WIDTH, MAP_HEIGHT), Image.Resampling.BILINEAR, tuple(box * size)))
-            for box in boxes
-        ]
-    )
+    seen = [squash(photo.image, box * size) for box in (boxes[:1] if is_still else boxes)]
+    frames = np.stack(seen * CLIP_LENGTH if is_still else seen)
     moved = None
-    if points is not None:
+    if photo.points is not None:
         parts = []
-        for k, (x0, y0, x1, y1) in enumerate(boxes[LEAD:]):
-            inside = (points - [x0, y0]) / [x1 - x0, y1 - y0]
+        for k, (x0, y0, x1, y1) in enumerate(boxes):
+            inside = (photo.points - [x0, y0]) / [x1 - x0, y1 - y0]
             inside = inside[((inside >= 0) & (inside < 1)).all(1)]
             parts.append(np.column_stack([np.full(len(inside), k), inside]))
         moved = np.concatenate(parts).astype(np.float32)
-    return Clip(name, frames, moved)
+    return MovedPhoto(frames, boxes, moved)
 
 
 def _random_box(rng: np.random.Generator) -> np.ndarray:

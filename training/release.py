@@ -14,17 +14,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tinyhd.errors import TinyHDError
+from tinyhd.errors import InputError, TinyHDError
 from tinyhd.network.model import TinyHD
 from tinyhd.network.weights import load_model, save_model
-from training.packs import clip_names, read_clip
+from training.packs import SAMPLING_RATE, clip_names, read_clip
 from training.teachers import imagenet_clip
 
 
 @torch.inference_mode()
 def usual_maximum(model: TinyHD, pack: Path, clips: int) -> float:
-    """Median over frames of the maps' maxima, on `clips` clips spread over a pack."""
+    """Median over frames of the maps' maxima, on `clips` clips spread over a pack.
+
+    Raises:
+        InputError: the pack holds no clips.
+    """
     names = clip_names(pack)
+    if not names:
+        raise InputError(f"{pack} holds no clips: make some with `python -m training.distill_data pack --videos`.")
     maxima = []
     for name in names[:: max(1, len(names) // clips)]:
         frames = torch.from_numpy(read_clip(pack, name, with_lead=False).frames).permute(0, 3, 1, 2)[None]
@@ -43,8 +49,10 @@ def lower(model: TinyHD, shift: float, power: float = 1.0) -> None:
     model.fusion.bias.mul_(power).sub_(shift)  # type: ignore[union-attr]
 
 
-def release(name: str, pack: Path, out: Path, shift: float = 0.0, power: float = 1.0, clips: int = 30) -> str:
-    """Writes the file and returns its sha256.
+def release(
+    name: str, pack: Path, out: Path, shift: float = 0.0, power: float = 1.0, clips: int = 30, rate: float = 0.0
+) -> str:
+    """Writes the file and returns its sha256; `rate`: frames a second that the model is to see, 0 for all.
 
     Raises:
         TinyHDError: the model or pack cannot be read, or the file not written.
@@ -52,7 +60,7 @@ def release(name: str, pack: Path, out: Path, shift: float = 0.0, power: float =
     model = load_model(name)
     lower(model, shift, power)
     scale = usual_maximum(model, pack, clips)
-    model.config = replace(model.config, display_scale=float(f"{scale:.2g}"))
+    model.config = replace(model.config, display_scale=float(f"{scale:.2g}"), sampling_rate=rate)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_model(model.half(), out)
     load_model(out)
@@ -73,9 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--power", type=float, default=1.0, help="power to raise the maps to, above 1 sharper (%(default)s)"
     )
+    parser.add_argument(
+        "--sampling-rate",
+        type=float,
+        default=SAMPLING_RATE,
+        help="frames a second of a video that it was trained to see; 0: every frame (%(default)s)",
+    )
     options = parser.parse_args(arguments)
     try:
-        digest = release(options.model, options.pack, options.out, options.lower, options.power)
+        digest = release(
+            options.model, options.pack, options.out, options.lower, options.power, rate=options.sampling_rate
+        )
     except TinyHDError as error:
         print(f"release: {error}", file=sys.stderr)
         return 1

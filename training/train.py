@@ -35,6 +35,7 @@ from tinyhd.network.weights import load_model, resolve_device, save_model
 from training.backbone import inflate_imagenet, start_decoders
 from training.config import TrainConfig, config_from_dict, read_config
 from training.data import Augmentation, ClipDataset, MixSampler, list_entries
+from training.fixed_norms import fix_norms
 from training.losses import distillation_loss
 from training.packs import LEAD
 from training.teachers import Teacher, TeacherMaps, imagenet_clip, load_teacher, normalize_sum, resize_maps
@@ -145,6 +146,11 @@ class Trainer:
         if config.teachers:
             self.teacher = load_teacher(config.teachers, device, config.teacher_every)
         self.model = self._new_model().to(device)
+        if config.precision == "bfloat16":  # too coarse for the sigmoids that follow the decoders
+            for decoder in self.model.decoders.values():
+                decoder.register_forward_hook(lambda _module, _inputs, maps: maps.float())
+        if config.norms == "fixed":
+            fix_norms(self.model)
         self.frozen = self.model.encoder.layers[: config.frozen_layers].requires_grad_(False)
         self.optimizer = make_optimizer(self.model, config)
         self.average = Average(self.model, config.ema)
@@ -165,7 +171,8 @@ class Trainer:
         config = self.config
         if config.init:
             model = load_model(config.init)
-            model.config = replace(model.config, display_scale=config.model.display_scale)  # no part of the network
+            same = {"display_scale": config.model.display_scale, "sampling_rate": config.model.sampling_rate}
+            model.config = replace(model.config, **same)  # no parts of the network
             if model.config != config.model:
                 raise InputError(f"{config.init} is a {model.config}, but the configuration's model is {config.model}.")
             return model

@@ -139,13 +139,17 @@ def test_image_fixations_and_their_held_out_part(tmp_path: Path) -> None:
         viewer=np.zeros(3, np.int16),
         x=np.array([0.5, 0.25, 0.75]),
         y=np.array([0.5, 0.25, 0.75]),
-        duration_ms=np.array([200.0, 100, 300]),
     )
     held_out, train = (read_image_fixations(tmp_path, split) for split in ("held-out", "train"))
     assert [i.name for i in train] == ["0000.jpg", "0001.jpg", "0002.jpg"]
     assert len(held_out) == 100
     assert held_out[-1].points.x.tolist() == [0.25, 0.75]
     assert len(read_image_fixations(tmp_path)) == count
+    named = tmp_path / "fiwi"  # a set that holds out another number
+    named.mkdir()
+    (named / "fixations.npz").write_bytes((tmp_path / "fixations.npz").read_bytes())
+    assert len(read_image_fixations(named, "held-out")) == 30
+    assert len(read_image_fixations(named, "train")) == 73
     with pytest.raises(OptionError, match="no split 'test'"):
         read_image_fixations(tmp_path, "test")
 

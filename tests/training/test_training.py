@@ -21,8 +21,24 @@ from training import distill_data
 from training.backbone import inflate_imagenet, start_decoders
 from training.config import TrainConfig, config_from_dict, read_config
 from training.data import Augmentation, ClipDataset, Entry, MixSampler, PackSpec, list_entries
+from training.fixed_norms import fix_norms
 from training.losses import LossWeights, correlation, distillation_loss, kl_divergence, scanpath_saliency
-from training.packs import Clip, Maps, clip_names, clip_of_photo, density, read_clip, read_maps, write_clip, write_maps
+from training.packs import (
+    Clip,
+    Maps,
+    Photo,
+    clip_names,
+    clip_of_photo,
+    clips_of_frames,
+    density,
+    photo_names,
+    read_clip,
+    read_maps,
+    read_photo,
+    write_clip,
+    write_maps,
+    write_photo,
+)
 from training.release import lower, release, usual_maximum
 from training.teachers import (
     Ensemble,
@@ -123,6 +139,17 @@ def test_every_term_counts_what_it_says():
     assert total.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_teacher_counts_less_where_people_were_asked():
+    maps = torch.rand(1, 16, 8, 8) + 0.1
+    output = TinyHDOutput(torch.rand(1, 16, 8, 8) + 0.1, {})
+    density = torch.zeros(1, 16, 8, 8)
+    density[:, :4, 2, 3] = 1
+    teacher = TeacherMaps(maps, maps[:, :4])
+    _, terms = distillation_loss(output, teacher, density, density, LossWeights(teacher_labelled=0.5))
+    each = kl_divergence(normalize_sum(maps), output.fused)[0]
+    assert terms["teacher"].item() == pytest.approx(float((each[:4].sum() / 2 + each[4:].sum()) / 16), rel=1e-5)
+
+
 def test_a_batch_without_labels_has_teacher_losses_only():
     maps = torch.rand(1, 16, 8, 8) + 0.1
     output = TinyHDOutput(maps, {"d1": maps[:, :4]})
@@ -156,7 +183,7 @@ def test_clips_and_maps_come_back(tmp_path):
 def test_pack_of_videos_photos_and_fixations_then_teach(tmp_path, capsys):
     videos, photos = tmp_path / "videos", tmp_path / "photos"
     videos.mkdir()
-    make_video(videos / "v.mp4", 60)
+    make_video(videos / "v.mp4", 120)
     photos.mkdir()
     rng = np.random.default_rng(0)
     from PIL import Image
@@ -169,7 +196,8 @@ def test_pack_of_videos_photos_and_fixations_then_teach(tmp_path, capsys):
     assert distill_data.main(command) == 0
     names = clip_names(pack)
     assert sum(n.startswith("v.") for n in names) in (2, 3)
-    assert sum(n.startswith("photos-") for n in names) == 2
+    assert {read_clip(pack, n).step for n in names} == {2}  # 15 of 25 frames a second, or nearly
+    assert photo_names(pack) == ["photos-p", "photos-q"]
     assert "broken.jpg" in capsys.readouterr().err
     late = [n for n in names if n.startswith("v.")][-1]
     assert read_clip(pack, late).lead == 15
@@ -179,6 +207,7 @@ def test_pack_of_videos_photos_and_fixations_then_teach(tmp_path, capsys):
     teach = ["teach", "--pack", str(pack), "--teacher", str(weights), "--every", "15", "--device", "cpu"]
     assert distill_data.main(teach) == 0
     assert all(read_maps(pack, "teacher", n).fused.shape == (16, 48, 64) for n in names)
+    assert read_maps(pack, "teacher", "photos-q").fused.shape == (1, 48, 64)
     stamp = (pack / "maps/teacher" / f"{names[0]}.npz").stat().st_mtime_ns
     assert distill_data.main(teach) == 0  # nothing is done twice
     assert (pack / "maps/teacher" / f"{names[0]}.npz").stat().st_mtime_ns == stamp
@@ -186,22 +215,77 @@ def test_pack_of_videos_photos_and_fixations_then_teach(tmp_path, capsys):
     assert "no folder" in capsys.readouterr().err
 
 
-def test_fixations_move_with_the_photo():
+def spot_photo() -> Photo:
     image = np.zeros((120, 160, 3), np.uint8)
     image[60:66, 80:86] = 255  # center at 83/160, 63/120
-    point = np.array([[83 / 160, 63 / 120]])
-    moving = [clip_of_photo("p.0", image, np.random.default_rng(seed), point, still=0) for seed in range(6)]
-    moves = 0.0
-    for clip in moving:
+    return Photo("p", image, np.array([[83 / 160, 63 / 120]], np.float32))
+
+
+def test_fixations_move_with_the_photo():
+    photo, moves = spot_photo(), 0.0
+    for seed in range(6):
+        clip = clip_of_photo(photo, np.random.default_rng(seed), still=0)
         for k, x, y in clip.points:
-            frame = clip.frames[clip.lead + int(k)].sum(-1).astype(float)
+            frame = clip.frames[int(k)].sum(-1).astype(float)
             rows, columns = np.nonzero(frame > frame.max() / 2)
             assert abs(columns.mean() + 0.5 - x * 256) < 2
             assert abs(rows.mean() + 0.5 - y * 192) < 2
         moves = max(moves, np.ptp(clip.points[:, 1]))
     assert moves > 0.02
-    still = clip_of_photo("p.0", image, np.random.default_rng(0), point, still=1)
-    assert np.ptp(still.points[:, 1]) == 0
+
+
+def test_a_still_is_sixteen_equal_frames_of_the_whole_photo_or_a_part():
+    whole = clip_of_photo(spot_photo(), np.random.default_rng(0), still=1, whole=1)
+    part = clip_of_photo(spot_photo(), np.random.default_rng(0), still=1, whole=0)
+    for clip in (whole, part):
+        assert (clip.frames == clip.frames[0]).all()
+        assert np.ptp(clip.points[:, 1]) == 0
+    assert whole.boxes[0].tolist() == [0, 0, 1, 1]
+    assert part.boxes[0].tolist() != [0, 0, 1, 1]
+
+
+def test_photos_come_back_and_their_maps_move_along(tmp_path):
+    photo = spot_photo()
+    write_photo(tmp_path, photo)
+    back = read_photo(tmp_path, "p")
+    assert np.abs(back.image.astype(int) - photo.image).max() < 60  # a JPEG of hard edges
+    np.testing.assert_array_equal(back.points, photo.points)
+    large = Photo("large", np.zeros((900, 1600, 3), np.uint8))
+    write_photo(tmp_path, large)
+    assert read_photo(tmp_path, "large").image.shape == (360, 640, 3)
+    write_maps(tmp_path, "a", "p", Maps(blob(63 / 120, 83 / 160)[None] + 1e-4))
+    data = ClipDataset(list_entries([PackSpec(str(tmp_path), "a", labelled=True)]), (192, 256), Augmentation(0.5))
+    assert len(data) == 1  # the other has no maps
+    seen = 0
+    for seed in range(8):
+        item = data[(0, seed)]
+        for k in (0, 15):
+            if not item["counts"][k].any():
+                continue  # moved out of the frame
+            spot = divmod(int(item["counts"][k].argmax()), 64)
+            peak = divmod(int(item["fused"][k].argmax()), 64)
+            assert max(abs(spot[0] - peak[0]), abs(spot[1] - peak[1])) <= 2
+            seen += 1
+    assert seen >= 8
+
+
+def test_several_stored_teachers_are_averaged(pack):
+    for name in clip_names(pack):
+        write_maps(pack, "left", name, Maps(np.stack([blob(0.5, 0.1)] * 16) * 3))
+    both = ClipDataset(list_entries([PackSpec(str(pack), "square+left")]), (192, 256), Augmentation(0))[(0, 0)]
+    one = ClipDataset(list_entries([PackSpec(str(pack), "square")]), (192, 256), Augmentation(0))[(0, 0)]
+    expected = (normalize_sum(one["fused"]) + normalize_sum(torch.from_numpy(blob(0.5, 0.1)))) / 2
+    torch.testing.assert_close(normalize_sum(both["fused"]), expected, rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(both["d1"], one["d1"], rtol=1e-2, atol=1e-3)
+
+
+def test_clips_keep_to_one_shot_and_count_the_videos_frames():
+    frames = [np.full((192, 256, 3), k, np.uint8) for k in range(60)]
+    clips = list(clips_of_frames("v", ((frame, k == 20) for k, frame in enumerate(frames)), stride=8, step=2))
+    assert [clip.name for clip in clips] == ["v.00000", "v.00048", "v.00064", "v.00080"]
+    assert all(clip.step == 2 for clip in clips)
+    assert [int(clip.frames[-16, 0, 0, 0]) for clip in clips] == [0, 24, 32, 40]
+    assert [clip.lead for clip in clips] == [0, 4, 12, 15]
 
 
 def test_density_keeps_frames_apart():
@@ -418,6 +502,34 @@ def test_frozen_layers_keep_weights_and_statistics(tmp_path, pack):
         assert not same or key.startswith(frozen) or value.numel() < 4, key
 
 
+def test_fixed_norms_learn_the_same_as_norms_in_eval_mode(tmp_path, pack):
+    torch.manual_seed(0)
+    plain, fixed = (TinyHD(TinyHDConfig(channel_reduction=4, output_stride=4)) for _ in range(2))
+    for norm in (m for m in plain.modules() if isinstance(m, torch.nn.BatchNorm3d)):
+        torch.nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+        torch.nn.init.uniform_(norm.bias, -0.2, 0.2)
+    fixed.load_state_dict(plain.state_dict())
+    fix_norms(fixed)
+    clip = torch.randn(2, 3, 16, 64, 64)
+    gradients = []
+    for model, training in ((plain, False), (fixed, True)):
+        model.train(training)
+        maps = model(clip).fused
+        (maps.std() + maps.mean()).backward()
+        gradients.append((maps.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(gradients[0][0], gradients[1][0], rtol=1e-4, atol=1e-6)
+    for name, expected in gradients[0][1].items():
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(gradients[1][1][name], expected, rtol=1e-3, atol=1e-3 * scale + 1e-9, msg=name)
+
+    trainer = Trainer(run_config(tmp_path / "run", pack, norms="fixed", steps=2), torch.device("cpu"), Process())
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.run()
+    for key, value in trainer.model.state_dict().items():
+        assert ("running" in key or "tracked" in key) == torch.equal(value, before[key]) or value.numel() < 4, key
+
+
 def test_a_teacher_that_runs_while_training(tmp_path, pack):
     weights = tmp_path / "teacher.safetensors"
     save_model(TinyHD(TinyHDConfig(channel_reduction=4)), weights)
@@ -491,12 +603,14 @@ def test_schedules(tmp_path, pack):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["stepps=3"], "no 'stepps'"),
+        (["stepps=3"], "no option 'stepps'"),
+        (["augmentation.flipp=1"], "no option 'augmentation.flipp'"),
+        (["model.sttride=1"], "no option 'model.sttride'"),
         (["steps=-1"], "at least 1"),
         (["size=[100,100]"], "multiples of 32"),
         (["model.channel_reduction=3"], "1, 2 or 4"),
         (["steps"], "name=value"),
-        (["rate=fast"], "of type float"),
+        (["rate=fast"], "rate is 'fast': .*valid number"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(tmp_path, pack, overrides, words):

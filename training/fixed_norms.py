@@ -62,7 +62,8 @@ class _Depthwise(torch.autograd.Function):
             )
             if of_x is not None:
                 of_x[:, :, seen] += from_frames(part_of_x, clips)
-        of_bias = gradient.float().sum((0, 2, 3, 4)).to(weight.dtype)
+        exact = torch.promote_types(gradient.dtype, torch.float32)
+        of_bias = gradient.sum((0, 2, 3, 4), dtype=exact).to(weight.dtype)
         return of_x, of_weight, of_bias, None, None
 
 

@@ -49,15 +49,36 @@ def lower(model: TinyHD, shift: float, power: float = 1.0) -> None:
     model.fusion.bias.mul_(power).sub_(shift)  # type: ignore[union-attr]
 
 
+@torch.no_grad()
+def mix(model: TinyHD, base: TinyHD, share: float) -> None:
+    """Makes the weights of `model` the mean of its own, weighted with `share`, and those of `base`, from which it was
+    fine-tuned: it keeps more of what it knew (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022)."""
+    own = model.state_dict()
+    for key, value in base.state_dict().items():
+        if value.is_floating_point():
+            own[key].lerp_(value.to(own[key].dtype), 1 - share)
+
+
 def release(
-    name: str, pack: Path, out: Path, shift: float = 0.0, power: float = 1.0, clips: int = 30, rate: float = 0.0
+    name: str,
+    pack: Path,
+    out: Path,
+    shift: float = 0.0,
+    power: float = 1.0,
+    clips: int = 30,
+    rate: float = 0.0,
+    base: str | None = None,
+    share: float = 1.0,
 ) -> str:
-    """Writes the file and returns its sha256; `rate`: frames a second that the model is to see, 0 for all.
+    """Writes the file and returns its sha256; `rate`: frames a second that the model is to see, 0 for all; `base` and
+    `share`: see `mix`.
 
     Raises:
         TinyHDError: the model or pack cannot be read, or the file not written.
     """
     model = load_model(name)
+    if base is not None:
+        mix(model, load_model(base), share)
     lower(model, shift, power)
     scale = usual_maximum(model, pack, clips)
     model.config = replace(model.config, display_scale=float(f"{scale:.2g}"), sampling_rate=rate)
@@ -87,10 +108,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=SAMPLING_RATE,
         help="frames a second of a video that it was trained to see; 0: every frame (%(default)s)",
     )
+    parser.add_argument("--base", help="name or path of the model that it was fine-tuned from, to mix it with")
+    parser.add_argument("--share", type=float, default=0.5, help="share of --model in that mixture (%(default)s)")
     options = parser.parse_args(arguments)
     try:
         digest = release(
-            options.model, options.pack, options.out, options.lower, options.power, rate=options.sampling_rate
+            options.model,
+            options.pack,
+            options.out,
+            options.lower,
+            options.power,
+            rate=options.sampling_rate,
+            base=options.base,
+            share=options.share,
         )
     except TinyHDError as error:
         print(f"release: {error}", file=sys.stderr)

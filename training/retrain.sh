@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a model like tinyhd-m from your own data and teachers: clips, teachers' maps, the three parts of the training, and
-# the file that ships. Every step can be interrupted; run the same command again and it goes on where it was.
+# Makes a model like tinyhd-m from your own data and teachers: clips, teachers' maps, the three parts of the training,
+# and the file that ships. Every step can be interrupted; run the same command again and it goes on where it was.
 #
 #   training/retrain.sh VIDEOS SCREENS PHOTOS FIXATIONS TEACHER_M TEACHER_S UNISAL MOBILENET.npz OUT.safetensors
 #
@@ -36,4 +36,5 @@ train --config training/configs/embedded_finish.yaml
 python -m training.release --model runs/embedded-finish/best.safetensors --pack packs/video \
   --out runs/embedded-finish/released.safetensors
 train --config training/configs/finetune.yaml
-python -m training.release --model runs/finetune/best.safetensors --pack packs/video --out "$out"
+python -m training.release --model runs/finetune/best.safetensors --base runs/embedded-finish/released.safetensors \
+  --share 0.35 --power 1.1 --pack packs/video --out "$out"

@@ -9,9 +9,11 @@
     const [size, setSize] = React.useState({ width: 0, height: 0 });
     React.useLayoutEffect(() => {
       const element = ref.current;
-      const measure = () => setSize({ width: element.clientWidth, height: element.clientHeight });
+      let box = element; // the panel's grid is as wide as what is in it: take the width of what holds it
+      while (!box.clientWidth && box.parentElement) box = box.parentElement;
+      const measure = () => setSize({ width: box.clientWidth, height: element.clientHeight });
       const observer = new ResizeObserver(measure);
-      observer.observe(element);
+      observer.observe(box);
       measure();
       return () => observer.disconnect();
     }, []);
@@ -86,7 +88,7 @@
       looker?.pause?.();
       looker?.seekToFrame?.(Math.round(seconds * rate) + 1);
     };
-    const style = { width: "100%", height: "70vh", minHeight: 240, cursor: "crosshair", color: "var(--fo-palette-text-primary, currentColor)" };
+    const style = { width: width || "100%", height: "70vh", minHeight: 240, cursor: "crosshair", color: "var(--fo-palette-text-primary, currentColor)" };
     return h(
       "div",
       { ref, style, onClick: seek, "data-cy": "saliency-over-time" },

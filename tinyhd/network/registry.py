@@ -81,11 +81,11 @@ MODELS: dict[str, ModelInfo] = {
         ModelInfo(
             name="tinyhd-m",
             file="tinyhd-m.safetensors",
-            provenance="trained by this project, distilled from two published models; see MODEL_CARD.md",
+            provenance="trained by this project on people's fixations and from published models; see MODEL_CARD.md",
             license="Apache-2.0",
-            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.012),
-            sha256="c70accfda3e08c3f5f476365fcc2b95f57b8cf46a41dd8f7bfaf59c0d63281df",
-            converted_sha256="0c29c0a2ef5352d2ad6ac05ffb37a0b69a4e7051664c66294ddd0fe765a38b90",
+            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.0045, sampling_rate=15.0),
+            sha256="cf9b2700b91d55bfb2fd083882b0232d570003b0b156abd74fed005c5bb6476b",
+            converted_sha256="2a3375960cce62de6b232d6d824617e65765cca45fb690ca33e4c72e93dcf045",
             bfloat16_agrees=True,
         ),
         _published(

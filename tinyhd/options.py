@@ -57,7 +57,8 @@ def option(default: Any, help: str, **facts: Any) -> Any:
 
 
 class Options:
-    """Base of the dataclasses below: checks, and making them from plain values."""
+    """Base of the dataclasses below: making them from plain values, and checks: each raises `OptionError` at birth
+    where a value is not allowed."""
 
     def __post_init__(self) -> None:
         for name, choice in choices(type(self)).items():
@@ -89,11 +90,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 @dataclass(frozen=True)
 class InferenceOptions(Options):
-    """Which network computes the maps, where, and on which frames.
-
-    Raises:
-        OptionError: a value that is not allowed.
-    """
+    """Which network computes the maps, where, and on which frames."""
 
     model: str | None = option(
         None,
@@ -148,11 +145,7 @@ class InferenceOptions(Options):
 
 @dataclass(frozen=True)
 class RenderOptions(Options):
-    """How maps are drawn.
-
-    Raises:
-        OptionError: a value that is not allowed.
-    """
+    """How maps are drawn."""
 
     style: str = option(
         "overlay",
@@ -178,11 +171,7 @@ class RenderOptions(Options):
 
 @dataclass(frozen=True)
 class EncoderOptions(Options):
-    """How videos are encoded. Whether an encoder is there and takes a setting shows when it is opened.
-
-    Raises:
-        OptionError: a value that is not allowed.
-    """
+    """How videos are encoded. Whether an encoder is there and takes a setting shows when it is opened."""
 
     codec: str = option("h264", "of the output video; not used where --encoder names one", allowed=CODECS)
     encoder: str | None = option(
@@ -216,11 +205,7 @@ class EncoderOptions(Options):
 
 @dataclass(frozen=True)
 class BatchOptions(Options):
-    """How many inputs are worked on.
-
-    Raises:
-        OptionError: a value that is not allowed.
-    """
+    """How many inputs are worked on."""
 
     workers: str = option(
         "1", "processes side by side, each with its share of the processors; auto: one for every two", metavar="N"
@@ -246,11 +231,7 @@ class BatchOptions(Options):
 
 @dataclass(frozen=True)
 class ReframeOptions(Options):
-    """What crop a video is cut to, and how the crop may move.
-
-    Raises:
-        OptionError: a value that is not allowed.
-    """
+    """What crop a video is cut to, and how the crop may move."""
 
     aspect: str | None = option(
         None, "width to height of the result, such as 9:16, 1:1 or 4:5; default: that of --size, or 9:16", metavar="W:H"
@@ -304,11 +285,7 @@ class ReframeOptions(Options):
 
 @dataclass(frozen=True)
 class MomentOptions(Options):
-    """Which moments of a video are kept as pictures.
-
-    Raises:
-        OptionError: a value that is not allowed.
-    """
+    """Which moments of a video are kept as pictures."""
 
     count: int = option(5, "how many at most", minimum=1, maximum=100, metavar="N")
     apart: float | None = option(

@@ -5,6 +5,7 @@ What takes long to import is imported when work begins, so that `--help` and mis
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 
 from tinyhd.cli import commands, moments, reframe, report
@@ -52,6 +53,10 @@ def annotate_main(arguments: Sequence[str] | None = None) -> int:
     parser = _configured(argparse.ArgumentParser("tinyhd-annotate"), _ANNOTATE)
     _fill_annotate(parser)
     return _run(parser, parser.parse_args(arguments, argparse.Namespace(command="annotate")))
+
+
+# the arithmetic that NumPy has to do here is small, and its threads would be in the way of the network's
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -197,6 +197,8 @@ class _Pool:
         return Outcome(plan, error=f"{os.fspath(plan.job.input)!r}: {why}.", worker=worker.number)
 
     def _start(self, number: int) -> _Worker:
+        # a process on one processor must not wait, spinning, for threads of NumPy's that have none to run on
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(

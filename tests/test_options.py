@@ -88,7 +88,7 @@ def test_the_opacity_of_a_style() -> None:
 def test_a_job_from_a_row() -> None:
     job = Job.from_mapping({"input": "a.mp4", "style": "heatmap", "overlap": "2", "crf": "30", "stats": ""})
     assert (job.render.style, job.inference.overlap, job.encoder.crf, job.stats) == ("heatmap", 2, 30.0, None)
-    with pytest.raises(OptionError, match="there is no option 'normalize'"):
-        Job.from_mapping({"input": "a.mp4", "normalize": "none"})
+    with pytest.raises(OptionError, match="there is no option 'normalise'"):
+        Job.from_mapping({"input": "a.mp4", "normalise": "none"})
     with pytest.raises(OptionError, match="the action is 'dance'"):
         Job.from_mapping({"input": "a.mp4", "action": "dance"})

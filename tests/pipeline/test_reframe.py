@@ -186,7 +186,8 @@ def test_a_written_path_renders_the_same(tmp_path: Path) -> None:
     first = run(source, tmp_path / "a.mp4", save_path=tmp_path / "crop.json", aspect="9:16")
     assert first.path == tmp_path / "crop.json"
     run(source, tmp_path / "b.mp4", path=first.path, aspect="9:16")
-    assert all((a == b).all() for a, b in zip(pictures(tmp_path / "a.mp4"), pictures(tmp_path / "b.mp4"), strict=True))
+    for a, b in zip(pictures(tmp_path / "a.mp4"), pictures(tmp_path / "b.mp4"), strict=True):
+        assert np.abs(a.astype(int) - b).mean() < 1  # the same crop; a pixel more or less of it is far above that
 
 
 def test_the_sendcmd_script_cuts_the_same(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_brightness_by_video(
         assert levels.mean() == pytest.approx(expected, abs=2)
 
 
-@pytest.mark.parametrize("params", [{"strid": 5}, {"normalize": "none"}, {"batchsize": 4}])
+@pytest.mark.parametrize("params", [{"strid": 5}, {"normalise": "none"}, {"batchsize": 4}])
 @pytest.mark.parametrize("name", ["compute_saliency", "annotate_videos"])
 def test_unknown_parameters_are_errors(
     name: str, params: dict[str, Any], make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path]

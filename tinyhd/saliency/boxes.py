@@ -2,16 +2,14 @@
 
 import contextlib
 import itertools
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinyhd.errors import InputError, OptionError
-from tinyhd.saliency.regions import corners_of, is_number, unique_names
+from tinyhd.errors import OptionError
+from tinyhd.saliency.regions import corners_of, is_number, read_named
 
 
 @dataclass(frozen=True)
@@ -64,30 +62,18 @@ def read_boxes(path: str | os.PathLike[str], size: tuple[int, int]) -> list[Movi
         InputError: the file cannot be read or is not like that.
         OptionError: a box reaches outside the picture.
     """
-    name = repr(os.fspath(path))
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the regions file {name} cannot be read: {getattr(error, 'strerror', None) or error}."
-        ) from error
-    try:
-        content = json.loads(text, object_pairs_hook=unique_names)
-        units = content.get("units", "fractions")
-        if units not in ("fractions", "pixels"):
-            raise ValueError(f'"units" is {units!r}, not "fractions" or "pixels"')
-        regions = content.get("regions")
-        if not isinstance(regions, dict) or not regions:
-            raise ValueError('there is no "regions" with names and boxes')
-        scale = np.array(size * 2, float) if units == "pixels" else np.ones(4)
-        found = [_moving(key, value, scale) for key, value in regions.items()]
-    except (ValueError, AttributeError) as error:
-        what = "it is not an object" if isinstance(error, AttributeError) else str(error)
-        raise InputError(f"the regions file {name} is not as it should be: {what}.") from error
+    in_pixels = False
+
+    def parse(name: str, value: Any, pixels: bool) -> MovingBox:
+        nonlocal in_pixels
+        in_pixels = pixels
+        return _moving(name, value, np.array(size * 2, float) if pixels else np.ones(4))
+
+    found = read_named(path, "boxes", parse)
     for region in found:
         boxes = np.array([box for box in region.boxes if box is not None])
         if len(boxes) and (boxes.min() < -1e-6 or boxes.max() > 1 + 1e-6):
-            hint = "" if units == "pixels" else '; for pixels the file must say "units": "pixels"'
+            hint = "" if in_pixels else '; for pixels the file must say "units": "pixels"'
             raise OptionError(
                 f"the region {region.name!r} reaches outside the picture, which is {size[0]}x{size[1]}{hint}."
             )

@@ -3,13 +3,16 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinyhd.errors import InputError, OptionError
+
+T = TypeVar("T")
 
 _SUBSAMPLES = 8  # for polygons: points tested per map pixel, along each axis
 
@@ -92,6 +95,17 @@ def read_regions(path: str | os.PathLike[str]) -> list[Region]:
     Raises:
         InputError: the file cannot be read or is not like that.
     """
+    return read_named(
+        path, "boxes or polygons", lambda name, value, pixels: Region(name, corners_of(name, value), pixels)
+    )
+
+
+def read_named(path: str | os.PathLike[str], what: str, parse: Callable[[str, Any, bool], T]) -> list[T]:
+    """What `parse(name, value, whether in pixels)` makes of each of the named `what` of a regions file.
+
+    Raises:
+        InputError: the file cannot be read or is not like that; a `ValueError` of `parse` becomes one.
+    """
     name = repr(os.fspath(path))
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -106,11 +120,11 @@ def read_regions(path: str | os.PathLike[str]) -> list[Region]:
             raise ValueError(f'"units" is {units!r}, not "fractions" or "pixels"')
         regions = content.get("regions")
         if not isinstance(regions, dict) or not regions:
-            raise ValueError('there is no "regions" with names and boxes or polygons')
-        return [Region(key, corners_of(key, value), units == "pixels") for key, value in regions.items()]
+            raise ValueError(f'there is no "regions" with names and {what}')
+        return [parse(key, value, units == "pixels") for key, value in regions.items()]
     except (ValueError, AttributeError) as error:
-        what = "it is not an object" if isinstance(error, AttributeError) else str(error)
-        raise InputError(f"the regions file {name} is not as it should be: {what}.") from error
+        why = "it is not an object" if isinstance(error, AttributeError) else str(error)
+        raise InputError(f"the regions file {name} is not as it should be: {why}.") from error
 
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

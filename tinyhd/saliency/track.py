@@ -279,11 +279,6 @@ def parse_info(header: dict[str, Any]) -> TrackInfo:
     )
 
 
-def default_track(path: StrPath) -> Path:
-    """`clip.mp4` -> `clip.track.npz`, beside it."""
-    return Path(path).with_suffix(TRACK_SUFFIX)
-
-
 def shot_bounds(cuts: Sequence[float], start: float, end: float) -> list[tuple[float, float]]:
     """The shots of a video from `start` to `end` seconds: (start, end) of each, by the times of its cuts."""
     edges = [start, *(float(cut) for cut in cuts if start < cut < end), end]

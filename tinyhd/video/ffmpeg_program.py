@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import av
@@ -68,13 +69,14 @@ class FFmpegProgram:
         self._program, self._extra = _find(options.ffmpeg or ""), _arguments(options)
         self._cleanup = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
-        self._interruption: BaseException | None = None
+        self._muxed: list[bytes] = []
 
     def open(self, path: Path, container: str) -> OutputContainer:
         self._path, self._container = path, container
         # a file, because a pipe that nobody reads may fill up
         self._errors = self._cleanup.enter_context(tempfile.TemporaryFile(dir=path.parent))  # noqa: SIM115
-        return _open_nut(self)
+        # PyAV drops a KeyboardInterrupt that is raised in what it calls, so that is no Python code, and does not wait
+        return _open_nut(SimpleNamespace(write=self._muxed.append))
 
     def add_stream(self, output: OutputContainer, rate: Fraction) -> VideoStream:
         return _add_raw_stream(output, rate)
@@ -98,18 +100,12 @@ class FFmpegProgram:
         self._process = self._cleanup.enter_context(_running(command, self._errors))
         output.start_encoding()
 
-    def write(self, data: bytes) -> int:
-        """Take what is muxed. PyAV calls it, and would drop what is not an `Exception`."""
+    def flush(self) -> None:
         assert self._process
         assert self._process.stdin
-        try:
-            if self._interruption is None:
-                return self._process.stdin.write(data)
-        except Exception:
-            raise
-        except BaseException as error:
-            self._interruption = error
-        raise BrokenPipeError
+        for data in self._muxed:
+            self._process.stdin.write(data)
+        self._muxed.clear()
 
     def finish(self) -> str | None:
         assert self._process
@@ -124,8 +120,6 @@ class FFmpegProgram:
         self._cleanup.close()
 
     def reason(self, error: Exception) -> str:
-        if self._interruption:
-            raise self._interruption
         if isinstance(error, BrokenPipeError):
             return self._said()
         return getattr(error, "strerror", None) or str(error)

@@ -92,6 +92,9 @@ class _Target(Protocol):
     def start(self, output: OutputContainer, stream: VideoStream, movie_timescale: int) -> None:
         """Open the encoder and write the header. Raises `OptionError` where the encoder cannot be opened."""
 
+    def flush(self) -> None:
+        """Hand on what was muxed. Raises `BrokenPipeError` where nobody takes it."""
+
     def finish(self) -> str | None:
         """Wait until the file is complete, once all is muxed; a string says why it does not become so."""
 
@@ -197,6 +200,7 @@ class VideoWriter:
                 self._output.mux(packet)
             if self._audio:
                 self._audio.write_until(time)
+            self._target.flush()
 
     # ---- opening
 
@@ -237,6 +241,7 @@ class VideoWriter:
             if self._audio:
                 self._audio.write_until(None)
             self._output.close()
+            self._target.flush()
         failure = self._target.finish()
         if failure:
             raise OutputError(f"writing {os.fspath(self.path)!r} failed: {failure}.")
@@ -297,6 +302,9 @@ class _BuiltIn:
                 size = stream.codec_context.width, stream.codec_context.height
                 raise OptionError(not_opened(self._encoder.name, size, error_reason(error, messages))) from error
         output.start_encoding()
+
+    def flush(self) -> None:
+        pass
 
     def finish(self) -> str | None:
         return None

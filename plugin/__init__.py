@@ -7,18 +7,21 @@ import fiftyone.operators as foo
 _IS_COMPLETE = importlib.util.find_spec("tinyhd") is not None
 
 if _IS_COMPLETE:
-    from . import operators, panels
+    from . import operators, panels, upkeep
 
     _ALL: tuple[type[foo.Operator], ...] = (
         operators.ComputeSaliency,
         operators.RenderSaliency,
         operators.AnnotateVideos,
+        operators.ReframeVideos,
         operators.ReencodeVideos,
-        operators.CancelSaliency,
-        operators.DeleteSaliency,
-        operators.UndoVideos,
+        operators.Report,
+        upkeep.CancelSaliency,
+        upkeep.DeleteSaliency,
+        upkeep.UndoVideos,
         panels.SaliencyOverTime,
         panels.SaliencyOverview,
+        panels.SaliencyReports,
     )
 else:
     from .missing import ALL as _ALL

@@ -27,12 +27,12 @@ from tinyhd.pipeline.analyze import Backend, analysis
 from tinyhd.render.grayscale import encode_display_map
 from tinyhd.render.normalize import Normalizer
 from tinyhd.saliency.focus import FocusCurve, focus_curve, smoothed_curve
-from tinyhd.saliency.regions import share_in_boxes
 from tinyhd.saliency.stats import StatsComputer, VideoStats, VideoSummary
-from tinyhd.saliency.track import SaliencyTrack
+from tinyhd.saliency.track import TRACK_SUFFIX, SaliencyTrack
 from tinyhd.video.playback import browser_plays
 
 from . import appearance
+from .boxes import SharesInBoxes
 from .media import (
     all_videos,
     app_frames,
@@ -54,7 +54,7 @@ TRACK = "saliency.track.npz"
 MOMENTS = 10
 """Key moments of a video, at most."""
 
-_FRAMES_AT_ONCE = 500
+FRAMES_AT_ONCE = 500
 """Frames whose values are written to the database in one go."""
 
 
@@ -186,26 +186,27 @@ def forget(videos: SampleCollection, sample_id: str, fields: Fields) -> str | No
 def find_track(
     videos: SampleCollection, sample_id: str, path: str, inference: InferenceOptions, backend: Backend
 ) -> Path | None:
-    """The track of a video that some run of the dataset has kept, with the same model and options, and of the file as
-    it is now: nothing needs to be computed again."""
+    """The track of a video with the same model and options, and of the file as it is now, so that nothing needs to be
+    computed again: one that a run of the dataset has kept, or that `tinyhd analyze` has put beside the file."""
     wanted = seen(inference.to_dict()) | {"model_hash": backend.model_hash}
+    candidates = [Path(path).with_suffix(TRACK_SUFFIX)]
     for run in list_runs(dataset_of(videos)):
         if all(run.get(name) == value for name, value in wanted.items()):
             [folder] = videos.select(sample_id).values(f"{Fields(run['field']).stats}.maps")
-            track = Path(folder or "") / TRACK
-            if folder and track.is_file() and _is_of(track, path):
-                return track
-    return None
+            candidates.append(Path(folder or "") / TRACK)
+    return next((track for track in candidates if track.is_file() and _is_of(track, path, wanted)), None)
 
 
-def _is_of(track: Path, video: str) -> bool:
+def _is_of(track: Path, video: str, wanted: dict[str, object]) -> bool:
     try:
         info = tinyhd.probe(video)
         with SaliencyTrack(track) as found:
             found.check_source(video, info.width, info.height)
+            found.check_range(None, None)
+            known = found.info.inference | {"model_hash": found.info.model_hash}
     except TinyHDError:
         return False
-    return True
+    return all(known.get(name) == value for name, value in wanted.items())
 
 
 class _Video:
@@ -218,7 +219,7 @@ class _Video:
         self._names: list[str] = []  # of frames' maps
         self._rows: list[tuple[float, ...]] = []  # frames' times, and `STATISTICS` without focus
         self._shown: list[int] = []  # the frame at each frame number of the App
-        self._boxes = [_Boxes(videos, sample_id, name, settings.field) for name in settings.detections]
+        self._boxes = [SharesInBoxes(videos, sample_id, name, settings.field) for name in settings.detections]
         [self._metadata] = self._view().values("metadata")
         self.is_playable = True
 
@@ -328,7 +329,7 @@ class _Video:
 
     def _save_frames(self) -> None:
         numbers = iter(enumerate(self._shown, start=1))
-        while chunk := list(islice(numbers, _FRAMES_AT_ONCE)):
+        while chunk := list(islice(numbers, FRAMES_AT_ONCE)):
             labels = {
                 number: fo.Heatmap(
                     map_path=str(self._target / self._names[index]),
@@ -372,37 +373,3 @@ def smooth_columns(rows: np.ndarray, track: SaliencyTrack) -> tuple[dict[str, np
         at_samples = np.interp(curve.times, times, columns[name])
         columns[name] = np.interp(times, curve.times, smoothed_curve(curve.times, at_samples, track.cuts).smooth)
     return columns, curve
-
-
-class _Boxes:
-    """The detections of one video in one field, and the attention inside each."""
-
-    def __init__(self, videos: SampleCollection, sample_id: str, name: str, attribute: str) -> None:
-        dataset = dataset_of(videos)
-        self._videos, self._id = videos, sample_id
-        self._path = detection_path(dataset, name)
-        self._attribute = attribute
-        self._is_list = self._path.endswith(".detections") and self._path != f"frames.{name}"
-        view = videos.select(sample_id)
-        [numbers], [boxes] = view.values(["frames.frame_number", f"{self._path}.bounding_box"])
-        self._boxes = {
-            number: np.array(found if self._is_list else [found], float)
-            for number, found in zip(numbers, boxes, strict=True)
-            if found
-        }
-        self._shares: dict[int, object] = {}
-
-    def add(self, number: int, saliency: np.ndarray) -> None:
-        """Take the map at a frame number of the App."""
-        boxes = self._boxes.get(number)
-        if boxes is None:
-            return
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        shares = share_in_boxes(saliency, corners).tolist()
-        self._shares[number] = shares if self._is_list else shares[0]
-
-    def save(self) -> None:
-        """Write to the database."""
-        if self._shares:
-            path = f"{self._path}.{self._attribute}"
-            self._videos.set_values(path, {self._id: self._shares}, key_field="id", expand_schema=False)

@@ -7,9 +7,10 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 import tinyhd
-from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions, choices, field_types
+from tinyhd.options import COLORMAPS, InferenceOptions, choices, field_types
 
 from .runs import list_runs
+from .settings import detection_fields
 
 ADVANCED = "advanced"
 """The switch that shows more of a form; not a parameter."""
@@ -25,13 +26,31 @@ _LABELS = {
     "skip_existing": "Skip videos that are done",
     "skip_failures": "Skip videos that failed before",
     "cuts": "Look for shot cuts",
+    "name": "Name",
+    "results": "Where the new videos go",
+    "boxes": "Show the crop on the source",
+    "aspect": "Aspect",
+    "pad": "Padding",
+    "min_share": "Least share of attention",
+    "max_speed": "Speed of pans",
+    "threshold": "Attended from this share on",
     "sampling_rate": "Frames a second that the model sees",
 }
-_COLORMAPS = ("turbo", "inferno", "magma", "viridis", "jet", "hot", "gray")
+_SUGGESTED = {
+    "model": tinyhd.list_models(),
+    "colormap": COLORMAPS,
+    "aspect": ("9:16", "4:5", "1:1", "16:9"),
+}
 _HELP = {
     "model": "a name, or the path of a .safetensors or .pth file on the server; if none is named: the embedded model",
     "normalize": "frame: each frame's maximum, smoothed over a second; video: the whole video's, to compare its "
     "moments; none: one value for all, to compare videos",
+    "aspect": "width to height of the result, such as 9:16, which is the default",
+    "size": "of the result in pixels, such as 1080x1920, even numbers; if none is named: that of the crop",
+    "pad": "where the crop would hold less attention than the least share, or not all of the detections to keep, take "
+    "a wider one and fill the rest with a blurred copy or a color",
+    "pad_color": "where it is padded with a color: a name or #RRGGBB",
+    "min_share": "where it may be padded: share of a shot's attention that the crop should hold",
     "encoder": "any video encoder of FFmpeg, such as h264_nvenc, instead of the codec; auto: NVENC where there is one",
 }
 """In the place of help that is about the command line."""
@@ -56,12 +75,13 @@ def option_inputs(
     advanced: bool = False,
     labels: dict[str, str] | None = None,
     descriptions: dict[str, str] | None = None,
+    without: tuple[str, ...] = (),
 ) -> dict[str, types.Property]:
     """An input for each option of a dataclass, by name: those of its `choices`, plain or advanced ones."""
     defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)}
     made = {}
     for name, choice in choices(kind).items():
-        if choice.advanced != advanced or choice.runs_program:
+        if choice.advanced != advanced or choice.runs_program or name in without:
             continue
         value_type, default = field_types(kind)[name], defaults[name]
         help = (descriptions or {}).get(name) or _HELP.get(name) or choice.help
@@ -80,7 +100,7 @@ def option_inputs(
             add = inputs.int if value_type is int else inputs.float
             made[name] = add(name, min=choice.minimum, max=choice.maximum, **shown)
         else:
-            suggested = {"model": tinyhd.list_models(), "colormap": _COLORMAPS}.get(name)
+            suggested = _SUGGESTED.get(name)
             made[name] = inputs.str(name, view=_suggestions(suggested) if suggested else None, **shown)
     return made
 
@@ -97,9 +117,16 @@ def inference_inputs(ctx: foo.ExecutionContext, inputs: types.Object, *more: typ
     return made
 
 
-def render_inputs(ctx: foo.ExecutionContext, inputs: types.Object) -> dict[str, types.Property]:
-    """Those of `inference_inputs` and how videos are drawn and encoded."""
-    return inference_inputs(ctx, inputs, RenderOptions, EncoderOptions)
+def detection_inputs(ctx: foo.ExecutionContext, inputs: types.Object, name: str, label: str, about: str) -> None:
+    """A choice among the frame fields with detections, where there are any."""
+    found = detection_fields(ctx.dataset)
+    if not found:
+        return
+    offered = types.Choices()
+    for field in found:
+        offered.add_choice(field, label=field)
+    view = types.DropdownView(multiple=True, choices=offered.choices)
+    inputs.list(name, types.String(), label=label, description=about, view=view)
 
 
 def _suggestions(names: Any) -> types.AutocompleteView:

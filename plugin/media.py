@@ -9,6 +9,7 @@ from typing import Any
 
 import fiftyone as fo
 import numpy as np
+from fiftyone import ViewField as F
 from fiftyone.core.clips import ClipsView
 from fiftyone.core.collections import SampleCollection
 from fiftyone.core.patches import PatchesView
@@ -18,6 +19,8 @@ from tinyhd.errors import OptionError
 from tinyhd.pipeline.analyze import Prediction
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import constant_rate
+
+_FRAME_DEFAULTS = ("id", "frame_number", "created_at", "last_modified_at")
 
 FAINT = 0.2
 """Displayed attention below which nothing is drawn: the App draws every other value opaquely."""
@@ -45,6 +48,18 @@ def dataset_of(samples: SampleCollection) -> fo.Dataset:
 def all_videos(dataset: fo.Dataset) -> SampleCollection:
     """Every video of a dataset, whichever group slice it is in."""
     return dataset.select_group_slices(media_type="video") if dataset.media_type == "group" else dataset
+
+
+def delete_empty_frames(dataset: fo.Dataset) -> None:
+    """Remove the frame documents that hold nothing at all, as the removal of a field leaves them."""
+    own = [name for name in dataset.get_frame_field_schema() if name not in _FRAME_DEFAULTS]
+    condition = F("frame_number") > 0
+    for name in own:
+        condition = condition & (F(name) == None)  # noqa: E711 - for the database
+    empty = all_videos(dataset).match_frames(condition)
+    ids = [i for found in empty.values("frames.id") for i in found or ()]
+    if ids:
+        dataset.delete_frames(ids)
 
 
 DEFAULT_FOLDER = "saliency"

@@ -167,6 +167,8 @@ class SaliencyOverview(foo.Panel):
         if ended:
             ctx.ops.reload_dataset()
             fields = [field for entry in ended for field in entry["fields"]]
+            for opens in {entry["opens"] for entry in ended if entry["state"] == "ended" and entry["opens"]}:
+                ctx.ops.open_panel(opens, is_active=True, force=True)
             ctx.ops.set_active_fields(list(dict.fromkeys([*(ctx.active_fields or ()), *fields])))
         return bool(ended)
 
@@ -269,6 +271,49 @@ class SaliencyOverview(foo.Panel):
         panel.list("runs", types.Object(), view=runs)
         panel.btn("refresh", label="Refresh", on_click=self.on_refresh, icon="refresh")
         return _padded(panel)
+
+
+class SaliencyReports(foo.Panel):
+    """The reports about videos of a dataset, one at a time."""
+
+    @property
+    def config(self) -> foo.PanelConfig:
+        return foo.PanelConfig(
+            name="saliency_reports",
+            label="Saliency reports",
+            icon="summarize",
+            surfaces="grid",
+            help_markdown="Pages that “Saliency report” has made. They are files that need nothing else: pass them on.",
+        )
+
+    def on_load(self, ctx: foo.ExecutionContext) -> None:
+        from .reports import list_reports
+
+        reports = {record["name"]: record["html"] for record in list_reports(ctx.dataset)}
+        names = list(reports)
+        chosen = ctx.panel.get_state("choice.name")
+        ctx.panel.set_state("names", names)
+        if names:
+            ctx.panel.set_data("report", {"file": reports[chosen if chosen in reports else names[0]]})
+
+    def on_choose(self, ctx: foo.ExecutionContext) -> None:
+        self.on_load(ctx)
+
+    def on_change_dataset(self, ctx: foo.ExecutionContext) -> None:
+        self.on_load(ctx)
+
+    def render(self, ctx: foo.ExecutionContext) -> types.Property:
+        panel = types.Object()
+        names = ctx.panel.get_state("names") or []
+        if not names:
+            panel.md("This dataset has no report yet: select videos and run **Saliency report** (backquote key).")
+            return _padded(panel)
+        if len(names) > 1:
+            choice = types.Object()
+            choice.enum("name", names, default=names[0], label="Report", on_change=self.on_choose)
+            panel.define_property("choice", choice)
+        panel.obj("report", view=types.View(component="TinyHDReport", composite_view=True))
+        return types.Property(panel, view=types.GridView(width=100, orientation="vertical"))
 
 
 def _padded(panel: types.Object) -> types.Property:

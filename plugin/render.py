@@ -1,35 +1,24 @@
-"""New video files for a dataset: annotated ones, and copies that every browser plays frame for frame."""
+"""New video files for a dataset: with the heat map drawn in, cut to another aspect, and copies that every browser plays
+frame for frame."""
 
-import contextlib
-import os
-import threading
-import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TypeVar
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
-from tinyhd.errors import OptionError
-from tinyhd.files import make_folder
 from tinyhd.pipeline.batch import Job, run_job
+from tinyhd.pipeline.reframe import ReframeResult, reframe
+from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import browser_plays, reencode
 
-from .compute import find_track
-from .media import all_videos, check_videos, dataset_of, default_folder, metadata_of
-from .progress import REPORT_SECONDS, Cancelled, Progress, ProgressTracker, RunSummary
-from .settings import RenderSettings
-
-T = TypeVar("T")
-
-ORIGINAL = "original_filepath"
-"""Where `reencode_videos` keeps the path of the file that a sample had before."""
-
-REENCODE_ERROR = "reencode_error"
-_PLAYABLE = "playable"
+from .boxes import moving_boxes
+from .compute import FRAMES_AT_ONCE, find_track
+from .media import all_videos, app_rate, check_videos, dataset_of, metadata_of
+from .outputs import ORIGINAL, PLAYABLE, REENCODE_ERROR, Target, Work, declare, for_each_video, open_target
+from .progress import Progress, RunSummary
+from .settings import ReframeSettings, RenderSettings, VideoSettings, detection_path
 
 
 def render_videos(
@@ -57,9 +46,7 @@ def render_videos(
             return copied
     dataset = dataset_of(samples)
     videos = all_videos(dataset)
-    target: _Slice | _PathField = (
-        _Slice(dataset, settings) if dataset.media_type == "group" else _PathField(dataset, settings)
-    )
+    target = open_target(dataset, settings)
     backend = tinyhd.open_backend(settings.inference)
 
     def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
@@ -79,16 +66,88 @@ def render_videos(
         target.add(sample_id, output)
         return result.frames
 
+    return (yield from _make_videos(samples, settings, target, work, is_stopped))
+
+
+def reframe_videos(
+    samples: SampleCollection,
+    settings: ReframeSettings,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Generator[Progress, None, RunSummary]:
+    """Cut each of some videos to another aspect, by a crop that follows attention, as `tinyhd reframe` does.
+
+    In a grouped dataset the new videos are a slice, otherwise a media field or new samples. The crop's path lies as a
+    CSV file beside each of them, whose name is in a field of the source, and on the source's frames as a detection.
+    What a run of `compute_saliency` has kept is used as in `render_videos`.
+
+    Args:
+        samples, is_stopped: as for `compute`.
+
+    Raises:
+        OptionError, WeightsError: the work cannot begin.
+    """
+    check_videos(samples)
+    dataset = dataset_of(samples)
+    videos = all_videos(dataset)
+    for name in settings.keep:
+        detection_path(dataset, name)
+    target = open_target(dataset, settings, as_samples=settings.results == "new samples")
+    declare(dataset, settings.crop_field, "The file with the path of the crop")
+    if settings.boxes and not dataset.has_frame_field(settings.crop_field):
+        dataset.add_frame_field(
+            settings.crop_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detection, description="The crop"
+        )
+    backend = tinyhd.open_backend(settings.inference)
+
+    def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
+        info = tinyhd.probe(path)
+        crop_file = output.with_suffix(".csv")
+        result = reframe(
+            path,
+            output,
+            options=settings.reframe,
+            inference=settings.inference,
+            encoder=settings.encoder,
+            backend=backend,
+            track=find_track(videos, sample_id, path, settings.inference, backend),
+            keep=moving_boxes(videos, sample_id, settings.keep, info, as_one=True),
+            save_path=crop_file,
+            overwrite=True,
+            progress=progress,
+        )
+        videos.set_values(settings.crop_field, {sample_id: str(crop_file)}, key_field="id")
+        if settings.boxes:
+            _show_crop(videos, sample_id, settings.crop_field, result, info)
+        target.add(sample_id, output)
+        return result.frames
+
+    return (yield from _make_videos(samples, settings, target, work, is_stopped))
+
+
+def _show_crop(videos: SampleCollection, sample_id: str, field: str, result: ReframeResult, info: VideoInfo) -> None:
+    """Put the crop on the source's frames, as the App numbers them."""
+    [metadata] = videos.select(sample_id).values("metadata")
+    rate = app_rate(metadata, info)
+    numbers = range(1, (getattr(metadata, "total_frame_count", None) or result.frames) + 1)
+    size = (info.width, info.height) * 2
+    for first in range(0, len(numbers), FRAMES_AT_ONCE):
+        boxes = {}
+        for number in numbers[first : first + FRAMES_AT_ONCE]:
+            crop = result.crop.at(float((number - 1) / rate - info.start_time))
+            bounds = [length / whole for length, whole in zip(crop, size, strict=True)]
+            boxes[number] = fo.Detection(label="crop", bounding_box=bounds)
+        videos.set_values(f"frames.{field}", {sample_id: boxes}, key_field="id", expand_schema=False)
+
+
+def _make_videos(
+    samples: SampleCollection, settings: VideoSettings, target: Target, work: Work, is_stopped: Callable[[], bool]
+) -> Generator[Progress, None, RunSummary]:
+    def is_done(sample_id: str) -> bool:
+        return target.is_own(sample_id) or (settings.skip_existing and target.has(sample_id))
+
     outcome = RunSummary(settings.error_field)
-    yield from _each(
-        samples,
-        work,
-        outcome,
-        settings.name,
-        settings.output_dir,
-        is_done=target.has if settings.skip_existing else lambda _id, _path: False,
-        is_stopped=is_stopped,
-    )
+    yield from for_each_video(samples, work, outcome, settings.name, settings.output_dir, is_stopped, is_done)
     return outcome
 
 
@@ -123,192 +182,5 @@ def reencode_videos(
         return frames
 
     outcome = RunSummary(REENCODE_ERROR)
-    yield from _each(samples, work, outcome, _PLAYABLE, output_dir, lambda _id, _path: False, is_stopped)
+    yield from for_each_video(samples, work, outcome, PLAYABLE, output_dir, is_stopped)
     return outcome
-
-
-# ---- taking them back
-
-PLAYABLE_COPIES = "playable copies"
-
-
-def made_videos(dataset: fo.Dataset) -> list[str]:
-    """What `undo_videos` can take back: names of rendered videos, and `PLAYABLE_COPIES`."""
-    schema = dataset.get_field_schema()
-    names = [name.removesuffix("_error") for name in schema if name.endswith("_error")]
-    slices = dataset.group_slices if dataset.media_type == "group" else ()
-    found = [name for name in names if f"{name}_path" in schema or name in slices]
-    return found + ([PLAYABLE_COPIES] if ORIGINAL in schema else [])
-
-
-def undo_videos(dataset: fo.Dataset, name: str) -> int:
-    """Remove the files that `render_videos` made under a name, or the copies of `reencode_videos`, whose samples get
-    their files back; and the fields or the slice that they were in. How many files.
-
-    Raises:
-        OptionError: there are none.
-    """
-    if name not in made_videos(dataset):
-        raise OptionError(f"there are no videos {name!r} in this dataset: {', '.join(made_videos(dataset)) or 'none'}.")
-    videos = all_videos(dataset)
-    made: list[str] = []
-    if name == PLAYABLE_COPIES:
-        for sample in videos.exists(ORIGINAL).iter_samples(autosave=True):
-            if f".{_PLAYABLE}-" in Path(sample.filepath).name:
-                made.append(sample.filepath)
-                sample.filepath = sample[ORIGINAL]
-                readable = os.path.isfile(sample.filepath)
-                sample.metadata = metadata_of(tinyhd.probe(sample.filepath)) if readable else None
-        fields = [ORIGINAL, REENCODE_ERROR]
-    elif dataset.has_sample_field(f"{name}_path"):
-        made = [path for path in dataset.values(f"{name}_path") if path]
-        fields = [f"{name}_path", f"{name}_error"]
-    else:
-        ours = [
-            (sample_id, path)
-            for sample_id, path in zip(*dataset.select_group_slices(name).values(["id", "filepath"]), strict=True)
-            if f".{name}-" in Path(path).name
-        ]
-        made = [path for _, path in ours]
-        dataset.delete_samples([sample_id for sample_id, _ in ours])
-        if not len(dataset.select_group_slices(name)):
-            dataset.delete_group_slice(name)
-        fields = [f"{name}_error"]
-    for field in fields:
-        if dataset.has_sample_field(field):
-            dataset.delete_sample_field(field)
-    mark = _PLAYABLE if name == PLAYABLE_COPIES else name
-    files = [Path(path) for path in made if f".{mark}-" in Path(path).name]  # as `_each` names them
-    for file in files:
-        file.unlink(missing_ok=True)
-    for folder in {file.parent for file in files if file.parent.name in ("annotated", _PLAYABLE, name)}:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing else is in it
-    return len(files)
-
-
-# ---- where annotated videos go in the dataset
-
-
-class _PathField:
-    """A field with the path of a sample's annotated video."""
-
-    def __init__(self, dataset: fo.Dataset, settings: RenderSettings) -> None:
-        self._dataset, self._name = dataset, settings.path_field
-        if not dataset.has_sample_field(self._name):
-            dataset.add_sample_field(self._name, fo.StringField)
-        if self._name not in dataset.app_config.media_fields:
-            dataset.app_config.media_fields.append(self._name)
-            dataset.save()
-        self._known = dict(zip(*dataset.values(["id", self._name]), strict=True))
-
-    def has(self, sample_id: str, path: str) -> bool:
-        known = self._known.get(sample_id)
-        return known is not None and Path(known).is_file()
-
-    def add(self, sample_id: str, output: Path) -> None:
-        self._dataset.set_values(self._name, {sample_id: str(output)}, key_field="id")
-
-
-class _Slice:
-    """A slice of the sample's group."""
-
-    def __init__(self, dataset: fo.Dataset, settings: RenderSettings) -> None:
-        self._dataset, self._name = dataset, settings.name
-        self._videos = all_videos(dataset)
-        self._group = dataset.group_field
-        view = self._videos.match(fo.ViewField(f"{self._group}.name") == self._name)
-        self._known = dict(zip(*view.values([f"{self._group}.id", "filepath"]), strict=True))
-
-    def has(self, sample_id: str, path: str) -> bool:
-        group = self._videos[sample_id][self._group]
-        if group.name == self._name:
-            return True  # one of ours is among the samples
-        return group.id in self._known and Path(self._known[group.id]).is_file()
-
-    def add(self, sample_id: str, output: Path) -> None:
-        group = self._videos[sample_id][self._group]
-        if group.id not in self._known:
-            metadata = metadata_of(tinyhd.probe(output))
-            element = group.element(self._name)
-            self._dataset.add_sample(fo.Sample(filepath=str(output), metadata=metadata, **{self._group: element}))
-            self._known[group.id] = str(output)
-
-
-# ---- one file after the other
-
-
-def _each(
-    samples: SampleCollection,
-    work: Callable[[str, str, Path, Callable[[int, int | None], None]], int | None],
-    outcome: RunSummary,
-    mark: str,
-    folder: str | None,
-    is_done: Callable[[str, str], bool],
-    is_stopped: Callable[[], bool],
-) -> Generator[Progress, None, None]:
-    """Make a file for each of some videos.
-
-    `work(sample id, path, output, progress)` gives the number of frames written, or None where nothing was to be done.
-    """
-    dataset, videos = dataset_of(samples), all_videos(dataset_of(samples))
-    ids, paths = samples.values(["id", "filepath"])
-    if not dataset.has_sample_field(outcome.error_field):
-        dataset.add_sample_field(outcome.error_field, fo.StringField)
-    if outcome.error_field == REENCODE_ERROR and not dataset.has_sample_field(ORIGINAL):
-        dataset.add_sample_field(ORIGINAL, fo.StringField)
-    todo = [item for item in zip(ids, paths, strict=True) if not is_done(*item)]
-    outcome.skipped = len(ids) - len(todo)
-    meter = ProgressTracker(len(todo))
-    began = time.monotonic()
-    try:
-        for sample_id, path in todo:
-            meter.begin(Path(path).name)
-            target = Path(folder) if folder else default_folder(dataset, path, mark)
-            try:
-                make_folder(target)
-                # the id keeps videos of the same name apart, also those of later runs
-                output = target.absolute() / f"{Path(path).stem}.{mark}-{sample_id[-8:]}.mp4"
-                frames = yield from _in_thread(
-                    lambda progress, s=sample_id, p=path, o=output: work(s, p, o, progress), meter, is_stopped
-                )
-            except Cancelled:
-                raise
-            except Exception as error:
-                message = outcome.note_failure(path, error)
-                videos.set_values(outcome.error_field, {sample_id: message}, key_field="id")
-            else:
-                outcome.completed += frames is not None
-                outcome.skipped += frames is None
-                outcome.frames += frames or 0
-                videos.set_values(outcome.error_field, {sample_id: None}, key_field="id")
-    except Cancelled:
-        outcome.cancelled = True
-    finally:
-        outcome.seconds = time.monotonic() - began
-
-
-def _in_thread(
-    call: Callable[[Callable[[int, int | None], None]], T], meter: ProgressTracker, is_stopped: Callable[[], bool]
-) -> Generator[Progress, None, T]:
-    """Run `call(progress)` in a thread, and yield where it is; raises `Cancelled` when it is to stop."""
-    stop = threading.Event()
-
-    def progress(done: int, total: int | None) -> None:
-        if stop.is_set():
-            raise Cancelled
-        meter.frames = total
-        meter.at(done)
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(call, progress)
-        try:
-            while not future.done():
-                wait([future], timeout=REPORT_SECONDS)
-                if is_stopped():
-                    stop.set()
-                elif meter.is_due():
-                    yield meter.progress()
-        finally:
-            stop.set()
-        return future.result()

@@ -16,7 +16,6 @@ from typing import Any
 
 import fiftyone as fo
 from fiftyone import ViewField as F
-from fiftyone.core.collections import SampleCollection
 from fiftyone.operators.store import ExecutionStore
 
 import tinyhd
@@ -24,11 +23,9 @@ from tinyhd.errors import OptionError
 from tinyhd.pipeline.analyze import Backend
 
 from . import appearance
-from .media import DEFAULT_FOLDER, all_videos
+from .media import DEFAULT_FOLDER, all_videos, delete_empty_frames
 from .progress import describe_error
 from .settings import Fields, Settings, detection_fields, detection_path
-
-_FRAME_DEFAULTS = ("id", "frame_number", "created_at", "last_modified_at")
 
 METHOD = "tinyhd/compute_saliency"
 _STORE = "tinyhd_saliency"
@@ -223,7 +220,7 @@ def delete_run(dataset: fo.Dataset, field: str) -> None:
             dataset.drop_index(name)
     if dataset.has_frame_field(field):
         dataset.delete_frame_field(field)
-        _delete_empty_frames(dataset, videos)
+        delete_empty_frames(dataset)
     for name in fields.of_samples:
         if dataset.has_sample_field(name):
             dataset.delete_sample_field(name)
@@ -239,19 +236,6 @@ def delete_run(dataset: fo.Dataset, field: str) -> None:
                 with contextlib.suppress(OSError):
                     Path(folder).parent.rmdir()  # where nothing else is in it
     dataset.delete_run(field)
-
-
-def _delete_empty_frames(dataset: fo.Dataset, videos: SampleCollection) -> None:
-    """Remove the frame documents that hold nothing at all, as a run leaves them."""
-    own = [name for name in dataset.get_frame_field_schema() if name not in _FRAME_DEFAULTS]
-    empty = videos
-    condition = F("frame_number") > 0
-    for name in own:
-        condition = condition & (F(name) == None)  # noqa: E711 - for the database
-    empty = videos.match_frames(condition)
-    ids = [i for found in empty.values("frames.id") for i in found or ()]
-    if ids:
-        dataset.delete_frames(ids)
 
 
 def _store(dataset: fo.Dataset) -> ExecutionStore:

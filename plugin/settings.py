@@ -1,6 +1,7 @@
 """What the operators are asked to do, checked, and in which fields of the dataset a run keeps what it finds."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any, Self
 import fiftyone as fo
 
 import tinyhd
+from tinyhd.applications.report import ATTENDED_SHARE
 from tinyhd.errors import OptionError
 from tinyhd.options import (
     EncoderOptions,
     InferenceOptions,
     Options,
+    ReframeOptions,
     RenderOptions,
     choices,
     convert,
@@ -48,7 +51,8 @@ class Parameters(Options):
         for name, value in left.items():
             if name not in known:
                 raise OptionError(f"there is no parameter {name!r}; the parameters are {', '.join(known)}.")
-            given[name] = tuple(value) if name == "detections" else convert(name, value, kinds[name])
+            is_list = typing.get_origin(kinds[name]) is tuple
+            given[name] = tuple(value) if is_list else convert(name, value, kinds[name])
         return cls(**given)
 
 
@@ -107,27 +111,22 @@ def seen(inference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class RenderSettings(Parameters):
-    """The choices of `render_saliency`.
+class VideoSettings(Parameters):
+    """The choices of operators that make videos: `render_saliency` and `reframe_videos`.
 
     Raises:
         OptionError: a value that is not allowed.
     """
 
-    name: str = option(
-        "annotated", "the new videos' paths go into the field NAME_path, a media field that the App can show"
-    )
+    name: str = option("", "the new videos' paths go into the field NAME_path, a media field that the App can show")
     output_dir: str | None = option(None, "folder on the server for the videos")
     skip_existing: bool = option(True, "skip videos that are done")
-    reencode: bool = option(False, "first make videos playable, as “Make videos playable” does")
     inference: InferenceOptions = dataclasses.field(default_factory=InferenceOptions)
-    render: RenderOptions = dataclasses.field(default_factory=RenderOptions)
     encoder: EncoderOptions = dataclasses.field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_name(self.name, "name for a field or slice")
-        color_table(self.render)
 
     @property
     def error_field(self) -> str:
@@ -136,6 +135,72 @@ class RenderSettings(Parameters):
     @property
     def path_field(self) -> str:
         return f"{self.name}_path"
+
+    @property
+    def source_field(self) -> str:
+        """Of new samples: the id of the sample that they were made from."""
+        return f"{self.name}_source"
+
+
+@dataclass(frozen=True)
+class RenderSettings(VideoSettings):
+    """The choices of `render_saliency`."""
+
+    name: str = dataclasses.field(default="annotated", metadata={"choice": choices(VideoSettings)["name"]})
+    reencode: bool = option(False, "first make videos playable, as “Make videos playable” does")
+    render: RenderOptions = dataclasses.field(default_factory=RenderOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        color_table(self.render)
+
+
+@dataclass(frozen=True)
+class ReframeSettings(VideoSettings):
+    """The choices of `reframe_videos`."""
+
+    name: str = dataclasses.field(default="reframed", metadata={"choice": choices(VideoSettings)["name"]})
+    results: str = option(
+        "media field",
+        "where the new videos go: beside the old ones as a media field, or into the dataset as samples of their own",
+        allowed=("media field", "new samples"),
+    )
+    keep: tuple[str, ...] = ()
+    """Frame fields with detections that the crop has to hold."""
+    boxes: bool = option(True, "show the crop on the source: a detection on each frame, in the field NAME_crop")
+    reframe: ReframeOptions = dataclasses.field(default_factory=ReframeOptions)
+
+    @property
+    def crop_field(self) -> str:
+        """Of samples: the file with the crop's path; of frames: the crop."""
+        return f"{self.name}_crop"
+
+
+@dataclass(frozen=True)
+class ReportSettings(Parameters):
+    """The choices of `report`.
+
+    Raises:
+        OptionError: a value that is not allowed.
+    """
+
+    name: str = option("report", "to find it again; one of the same name is replaced")
+    title: str | None = option(None, "of the page")
+    output_dir: str | None = option(None, "folder on the server for the report")
+    detections: tuple[str, ...] = ()
+    """Frame fields with detections, whose labels are regions of the report."""
+    threshold: float = option(
+        ATTENDED_SHARE,
+        "share of the attention from which on a region counts as attended",
+        minimum=0.001,
+        maximum=0.999,
+        advanced=True,
+    )
+    inference: InferenceOptions = dataclasses.field(default_factory=InferenceOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_name(self.name, "name for a report")
 
 
 STATISTICS = {

@@ -32,11 +32,13 @@ class Watched:
         dataset: that it is about.
         title: for people.
         fields: to show in the App when it has ended.
+        opens: the panel to open then, if any.
     """
 
-    def __init__(self, dataset: fo.Dataset, title: str, fields: list[str]) -> None:
+    def __init__(self, dataset: fo.Dataset, title: str, fields: list[str], opens: str = "") -> None:
         self._store = _store(dataset)
-        self._entry: dict[str, Any] = {"title": title, "fields": fields, "state": "running", "started": time.time()}
+        self._entry: dict[str, Any] = {"title": title, "fields": fields, "opens": opens}
+        self._entry |= {"state": "running", "started": time.time()}
         self._key = secrets.token_hex(4)
         self._asked = time.monotonic()
         self.say("Starting", 0.0)

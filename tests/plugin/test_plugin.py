@@ -46,7 +46,7 @@ def talkative(plugin: Modules, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress after every frame, and cancelling at once."""
     monkeypatch.setattr(plugin("progress"), "REPORT_SECONDS", 0)
     monkeypatch.setattr(plugin("runs"), "HEARTBEAT_SECONDS", 0)
-    monkeypatch.setattr(plugin("operators"), "HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr(plugin("base"), "HEARTBEAT_SECONDS", 0)
 
 
 def operator(name: str = "compute_saliency") -> Any:

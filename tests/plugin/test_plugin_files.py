@@ -141,7 +141,7 @@ def test_annotating_can_be_cancelled(
     make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(plugin("progress"), "REPORT_SECONDS", 0)
-    monkeypatch.setattr(plugin("render"), "REPORT_SECONDS", 0.001)
+    monkeypatch.setattr(plugin("outputs"), "REPORT_SECONDS", 0.001)
     dataset = make_dataset(*videos)
     stream = operator("annotate_videos").start(dataset, {"output_dir": str(tmp_path / "out")}, lambda: False)
     for progress in stream:
@@ -180,7 +180,7 @@ def test_videos_are_taken_back(
     before = (sorted(tmp_path.iterdir()), set(dataset.get_field_schema()), list(dataset.app_config.media_fields))
     assert operator("reencode_videos")(dataset)["completed"] == 1
     assert operator("render_saliency")(dataset)["completed"] == 2
-    assert plugin("render").made_videos(dataset) == ["annotated", "playable copies"]
+    assert plugin("outputs").made_videos(dataset) == ["annotated", "playable copies"]
     with pytest.raises(tinyhd.TinyHDError, match="no videos 'other'"):
         operator("undo_videos")(dataset, "other")
     assert operator("undo_videos")(dataset, "annotated")["removed"] == 2
@@ -188,6 +188,188 @@ def test_videos_are_taken_back(
     assert dataset.values("filepath") == [str(path) for path in paths]
     after = (sorted(tmp_path.iterdir()), set(dataset.get_field_schema()), list(dataset.app_config.media_fields))
     assert after == before
+
+
+# ---- reframed videos
+
+
+def test_reframed_videos_as_a_media_field(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    operator("compute_saliency")(dataset, maps_dir=str(tmp_path / "maps"))
+    before = (sorted(videos[0].parent.iterdir()), list(dataset.get_field_schema()), dataset.app_config.to_dict())
+    clips = gray.clips
+    shown = operator("reframe_videos").resolve_input(context(dataset, advanced=True)).to_json()["type"]["properties"]
+    assert {"aspect", "pad", "max_speed", "results", "boxes", "crf", "preset", "batch_size"} <= set(shown)
+    assert not {"keep", "ffmpeg"} & set(shown)  # there are no detections; no program from a form
+    assert "--" not in json.dumps({name: shown[name] for name in ("aspect", "size", "pad", "pad_color", "min_share")})
+    result = operator("reframe_videos")(dataset, aspect="1:1")
+    assert (result["completed"], result["failed"], result["frames"]) == (2, 0, 2 * COUNT)
+    assert gray.clips == clips  # the run's tracks are used
+    sample = dataset.first()
+    info = tinyhd.probe(sample.reframed_path)
+    assert (info.width, info.height, info.frame_count) == (makers.HEIGHT, makers.HEIGHT, COUNT)
+    assert "reframed_path" in dataset.app_config.media_fields
+    # the path is beside the video, and on the frames of the source
+    rows = Path(sample.reframed_crop).read_text().splitlines()
+    assert rows[0] == "time_seconds,x,y,width,height"
+    assert len(rows) == COUNT + 1
+    for number, row in enumerate(rows[1:], start=1):
+        x, y, width, height = (float(cell) for cell in row.split(",")[1:])
+        expected = [x / makers.WIDTH, y / makers.HEIGHT, width / makers.WIDTH, height / makers.HEIGHT]
+        assert sample.frames[number].reframed_crop.bounding_box == pytest.approx(expected)
+    assert operator("reframe_videos")(dataset, aspect="1:1")["skipped"] == 2
+    assert operator("undo_videos")(dataset, "reframed")["removed"] == 2
+    after = (sorted(videos[0].parent.iterdir()), list(dataset.get_field_schema()), dataset.app_config.to_dict())
+    assert after == before
+    assert not dataset.has_frame_field("reframed_crop")
+
+
+def test_reframed_videos_as_samples(
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    ids = dataset.values("id")
+    reframe = functools.partial(operator("reframe_videos"), dataset, results="new samples", boxes=False)
+    assert reframe(output_dir=str(tmp_path / "out"))["completed"] == 2
+    new = dataset.match_tags("reframed")
+    assert sorted(new.values("reframed_source")) == sorted(ids)
+    assert [m.frame_width < m.frame_height for m in new.values("metadata")] == [True, True]
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    # neither is made again, nor are the new ones cut themselves
+    assert reframe(output_dir=str(tmp_path / "out"))["skipped"] == 4
+    assert reframe(output_dir=str(tmp_path / "out"), skip_existing=False)["completed"] == 2
+    assert len(dataset) == 4
+    assert operator("undo_videos")(dataset, "reframed")["removed"] == 2
+    assert dataset.values("id") == ids
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not [name for name in dataset.get_field_schema() if name.startswith("reframed")]
+
+
+def test_detections_are_kept_in_the_crop(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(videos[0])
+    sample = dataset.first()
+    for number in range(1, COUNT + 1):
+        boxes = [[0.02, 0.1, 0.1, 0.2], [0.1, 0.5, 0.08, 0.2]]  # at the left edge, where the disc is not
+        things = [fo.Detection(label="x", bounding_box=box) for box in boxes]
+        sample.frames[number] = fo.Frame(things=fo.Detections(detections=things))
+    sample.save()
+    assert "keep" in operator("reframe_videos").resolve_input(context(dataset)).to_json()["type"]["properties"]
+    assert operator("reframe_videos")(dataset, keep=["things"], output_dir=str(tmp_path))["completed"] == 1
+    for frame in dataset.first().frames.values():
+        left, _, width, _ = frame.reframed_crop.bounding_box
+        assert left <= 0.03
+        assert left + width >= 0.17
+    with pytest.raises(tinyhd.TinyHDError, match="no frame field with detections"):
+        operator("reframe_videos")(dataset, keep=["other"])
+    with pytest.raises(tinyhd.TinyHDError, match="aspect is '9x16'"):
+        operator("reframe_videos")(dataset, aspect="9x16")
+
+
+def test_detections_as_regions(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, tmp_path: Path
+) -> None:
+    path = makers.make_video(tmp_path / "long.mp4", 60)
+    dataset = make_dataset(path)
+    sample = dataset.first()
+    for number in (1, 11, 51):  # 25 a second: the last is more than a second after the one before
+        things = [
+            fo.Detection(label="ball", index=k, bounding_box=[0.1 * k + number / 100, 0.1, 0.1, 0.1]) for k in (1, 2)
+        ]
+        things.append(fo.Detection(label="logo", bounding_box=[0.95, -0.1, 0.1, 0.2]))
+        sample.frames[number] = fo.Frame(things=fo.Detections(detections=things))
+    sample.save()
+    arguments = (dataset, sample.id, ["things"], tinyhd.probe(path))
+    first, second, logo = plugin("boxes").moving_boxes(*arguments, as_one=False)
+    assert (first.name, second.name, logo.name) == ("ball 1", "ball 2", "logo")
+    assert first.at(np.array([0.2]))[0] == pytest.approx([0.16, 0.1, 0.26, 0.2])  # half way
+    assert np.isnan(first.at(np.array([1.0, 2.1]))).all()
+    assert first.at(np.array([2.0]))[0][0] == pytest.approx(0.61)
+    assert logo.at(np.array([0.0]))[0] == pytest.approx([0.95, 0, 1, 0.1])  # none outside the picture
+    [together] = plugin("boxes").moving_boxes(*arguments, as_one=True)
+    assert together.at(np.array([0.0]))[0] == pytest.approx([0.11, 0, 1, 0.2])
+
+
+def test_a_track_beside_the_video_is_used(
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    tinyhd.analyze(videos[0], videos[0].with_suffix(".track.npz"), backend=gray).close()
+    clips = gray.clips
+    dataset = make_dataset(videos[0])
+    assert operator("compute_saliency")(dataset, maps_dir=str(tmp_path / "maps"))["completed"] == 1
+    assert gray.clips == clips
+    # with other options it is not what is asked for
+    assert operator("compute_saliency")(dataset, field="other", cuts=False, maps_dir=str(tmp_path))["completed"] == 1
+    assert gray.clips > clips
+
+
+# ---- reports
+
+
+def test_a_report_on_a_selection(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos, makers.plain(tmp_path).path)
+    sample = dataset.first()
+    sample.frames[1] = fo.Frame(
+        things=fo.Detections(detections=[fo.Detection(label="logo", bounding_box=[0, 0, 1, 1])])
+    )
+    sample.save()
+    operator("compute_saliency")(dataset.limit(1), maps_dir=str(tmp_path / "maps"))
+    result = operator("report")(dataset.limit(2), detections=["things"], title="Two <videos>")
+    page = Path(result["html"])
+    assert page.parent == videos[0].parent / "reports"
+    text = page.read_text()
+    assert "Two &lt;videos&gt;" in text
+    assert "logo" in text
+    assert json.loads(page.with_suffix(".json").read_text())["videos"][1]["name"] == "b.mp4"
+    assert str(page) in result["summary"]
+    # shown in the panel, which opens in the App once it is there
+    panel = operator("saliency_reports")
+    ctx = context(dataset)
+    panel.on_load(ctx)
+    told = panel_messages(ctx)
+    assert told["report"] == {"file": str(page)}
+    assert "TinyHDReport" in json.dumps(panel.render(context(dataset, state=told)).to_json())
+    # one of the same name takes its place
+    again = operator("report")(dataset.limit(1))
+    assert [path.name for path in page.parent.glob("*.html")] == [Path(again["html"]).name]
+    with pytest.raises(tinyhd.TinyHDError, match="no report 'other'"):
+        operator("undo_videos")(dataset, "report other")
+    operator("undo_videos")(dataset, "report report")
+    assert not page.parent.exists()
+    assert dataset.list_runs() == ["saliency"]
+    ctx = context(dataset)
+    panel.on_load(ctx)
+    assert "no report yet" in json.dumps(panel.render(ctx).to_json())
+
+
+def test_a_report_is_about_a_few_videos(
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(plugin("reports"), "MAX_VIDEOS", 1)
+    dataset = make_dataset(*videos)
+    with pytest.raises(tinyhd.TinyHDError, match="1 to 1 videos, these are 2"):
+        operator("report")(dataset)
+    assert "at most, these are 2" in json.dumps(operator("report").resolve_input(context(dataset)).to_json())
+
+
+def test_the_app_opens_a_report_that_is_done(
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path]
+) -> None:
+    dataset = make_dataset(videos[0])
+    watched = operator("report")._watch(dataset, {})
+    panel = operator("saliency_overview")
+    ctx = context(dataset)
+    panel.on_load(ctx)
+    watched.say("1 video done.", 1.0, state="ended")
+    ctx = context(dataset, state=panel_messages(ctx))
+    panel.on_tick(ctx)
+    opened = [r["params"] for r in ctx.executor.to_json()["requests"] if r["operator_uri"] == "open_panel"]
+    assert [params["name"] for params in opened] == ["saliency_reports"]
 
 
 # ---- panels
@@ -388,5 +570,6 @@ def test_install(how: str, fiftyone_environment: dict[str, str], server: tuple[P
     assert done.stdout.split() == [
         "@tinyhd/saliency",
         *("annotate_videos", "cancel_saliency", "compute_saliency", "delete_saliency", "reencode_videos"),
-        *("render_saliency", "saliency_over_time", "saliency_overview", "undo_videos"),
+        *("reframe_videos", "render_saliency", "report", "saliency_over_time", "saliency_overview"),
+        *("saliency_reports", "undo_videos"),
     ], done.stderr

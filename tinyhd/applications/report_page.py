@@ -83,6 +83,7 @@ def html(
             for number, (video, strip) in enumerate(zip(videos, strips, strict=True))
         ],
         focus_together=_together(videos) if len(videos) > 1 else "",
+        region_names=list(dict.fromkeys(region.name for video in videos for region in video.regions)),
         differences=differences,
         difference_charts=_difference_charts(differences),
         model=model,

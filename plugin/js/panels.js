@@ -1,4 +1,4 @@
-// The plot of "Saliency over time". FiftyOne's own plots cannot follow the player of a video, nor move it.
+// What FiftyOne's own views cannot show: a plot that follows the player of a video and moves it, and a report.
 (() => {
   const { React, recoil, __fop__: plugins, __fos__: state } = window;
   const h = React.createElement;
@@ -97,11 +97,21 @@
     );
   }
 
-  plugins.registerComponent({
-    name: "TinyHDSaliencyOverTime",
-    label: "Saliency over time",
-    component: OverTime,
-    type: plugins.PluginComponentType.Component,
-    activator: () => true,
-  });
+  function Report({ data }) {
+    if (!data?.file) return null;
+    const address = state.getSampleSrc(data.file);
+    const link = { href: address, target: "_blank", rel: "noopener", style: { color: "var(--fo-palette-text-primary, currentColor)" } };
+    return h(
+      "div",
+      { style: { display: "flex", flexDirection: "column", gap: 6, height: "82vh", padding: "0 8px" } },
+      h("a", link, "Open in a tab of its own"),
+      h("iframe", { src: address, title: "Saliency report", "data-cy": "saliency-report", sandbox: "allow-popups", style: { flex: 1, width: "100%", border: 0, background: "#fff" } }),
+    );
+  }
+
+  for (const [name, label, component] of [
+    ["TinyHDSaliencyOverTime", "Saliency over time", OverTime],
+    ["TinyHDReport", "Saliency report", Report],
+  ])
+    plugins.registerComponent({ name, label, component, type: plugins.PluginComponentType.Component, activator: () => true });
 })();

@@ -234,3 +234,18 @@ def test_shots() -> None:
     assert shot_bounds([2.0, 5.0], 0, 8) == [(0, 2.0), (2.0, 5.0), (5.0, 8)]
     assert shot_bounds([], 0, 8) == [(0, 8)]
     assert shot_bounds([1.0, 9.0], 2, 8) == [(2, 8)]
+
+
+def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "clip.track.npz"
+    write(path, [blob(0.5, 0.5)], [0])
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**26,)})
+    rewritten(path, **{"times.npy": header.getvalue() + bytes(80)})
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="is not a track, or a damaged one"):
+            SaliencyTrack(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()

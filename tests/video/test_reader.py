@@ -220,7 +220,8 @@ def test_alpha_lies_over_black(tmp_path: Path) -> None:
         ([None], [0]),
         ([None, None, None], [0, 10, 20]),
         ([None, 20, 30], [10, 20, 30]),
-        ([None, None, 0], [-20, -10, 0]),
+        ([None, None, 0, 30], [0, 1, 11, 30]),  # nothing lies before the start
+        ([None, None, 12, 30], [0, 6, 12, 30]),
         ([0, None, None, 30], [0, 10, 20, 30]),
         ([0, 0, 0, 30], [0, 10, 20, 30]),
         ([0, 0, 10], [0, 5, 10]),  # between neighbors, not past them

@@ -15,6 +15,7 @@ It is written while the video is read, and read back chunk by chunk: neither hol
 import hashlib
 import itertools
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -37,7 +38,7 @@ LEVELS = 1023
 TRACK_FORMAT, TRACK_VERSION = "tinyhd-track", 1
 _HASHED_BYTES = 4 * 2**20
 _SLACK_SECONDS = 1e-6
-_MAX_SHAPE, _MAX_HEADER_BYTES = 1024, 2**20
+_MAX_SHAPE, _MAX_HEADER_BYTES, _MAX_ARRAY_BYTES = 1024, 2**20, 2**28
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -241,12 +242,15 @@ class SaliencyTrack:
     def _array(self, name: str, dtype: type) -> np.ndarray:
         try:
             with self._zip.open(f"{name}.npy") as member:
-                array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
+                if np.lib.format.read_magic(member) != (1, 0):
+                    raise ValueError
+                shape, is_fortran, found = np.lib.format.read_array_header_1_0(member)
+                size = math.prod(shape) * found.itemsize
+                if found != dtype or is_fortran or size > _MAX_ARRAY_BYTES:  # before memory is taken
+                    raise ValueError
+                return np.frombuffer(member.read(size), dtype).reshape(shape)
         except _ZIP_ERRORS as error:
             raise self._damaged() from error
-        if array.dtype != dtype:
-            raise self._damaged()
-        return array
 
     def _chunk(self, number: int) -> np.ndarray:
         if number in self._chunks:

@@ -152,7 +152,8 @@ def _can_be_muxed(stream: AudioStream, container: str) -> bool:
     if stream.codec_context.codec.canonical_name == "mp3" and stream.rate < _MIN_MP3_RATE:
         return False
     try:
-        with av.open(io.BytesIO(), "w", format=container) as trial:
+        # an index in front: one at the end would leave out tracks without packets, and not be tried
+        with av.open(io.BytesIO(), "w", format=container, options={"movflags": "empty_moov"}) as trial:
             trial.add_stream_from_template(stream, opaque=True)
             trial.start_encoding()
     except (av.error.FFmpegError, ValueError):

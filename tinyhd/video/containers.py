@@ -16,6 +16,9 @@ from av.container import InputContainer
 
 from tinyhd.errors import InputError
 
+MAX_PIXELS = 2**27
+"""Frames with more are not decoded: a header of a few bytes can ask for gigabytes."""
+
 # Images are recognized here by their first bytes and given to a demuxer by name: left to itself FFmpeg would
 # choose `image2` for names such as photo.jpg, which takes % and * in a name for a pattern of further files.
 _IMAGE_MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -71,7 +74,7 @@ def open_container(path: str | os.PathLike[str]) -> InputContainer:
             f"{name} is a playlist that would make the reader open further files or addresses, which is refused: "
             "give the video file itself."
         )
-    options = {"protocol_whitelist": "file", "format_whitelist": _ALLOWED}
+    options = {"protocol_whitelist": "file", "format_whitelist": _ALLOWED, "max_pixels": str(MAX_PIXELS)}
     try:
         # The file: prefix keeps names such as "12:30.mp4" from being taken for a protocol.
         return av.open(

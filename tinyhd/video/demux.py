@@ -3,6 +3,7 @@
 The steps between `containers` (may this file be opened?) and `reader` (what callers use).
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -17,7 +18,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from tinyhd.errors import InputError
-from tinyhd.video.containers import STILL_DEMUXERS, open_container
+from tinyhd.video.containers import MAX_PIXELS, STILL_DEMUXERS, open_container
 from tinyhd.video.ffmpeg_log import collect_ffmpeg_errors
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class Source:
             self.container.close()
             raise
         self._is_still = self.container.format.name in STILL_DEMUXERS
+        self.stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         # Frame threads decode several times faster than PyAV's default, slice threads.
         self.stream.thread_type = "AUTO" if threads and not self._is_still else "SLICE"
         self.damage = 0  # errors and corrupt frames
@@ -134,6 +136,14 @@ class Source:
             self._stamps.popleft()
 
 
+def is_too_large(path: str | os.PathLike[str]) -> bool:
+    """Whether nothing is decoded because frames have more than `MAX_PIXELS`; `InputError` as `open_container`."""
+    failing = contextlib.suppress(av.error.FFmpegError, OSError)
+    with collect_ffmpeg_errors() as messages, Source(path, threads=False) as source, failing:
+        next(source.container.decode(source.stream), None)
+    return any("exceeds specified max pixel count" in text for _, _, text in messages)
+
+
 def packets_of(container: av.container.InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
     """The packets of some streams in the order of the file, and an empty one for each at the end."""
     while True:
@@ -185,12 +195,13 @@ def _other_streams(container: av.container.InputContainer) -> str:
 LOOKAHEAD = 8
 
 
-def repair_times(items: Iterable[tuple[T, int | None, Fraction]]) -> Iterator[tuple[T, int]]:
+def repair_times(items: Iterable[tuple[T, int | None, Fraction]], start: int = 0) -> Iterator[tuple[T, int]]:
     """Replace missing and repeated timestamps: (item, stamp or None, duration) -> (item, stamp), strictly increasing.
 
     Good stamps stay as they are. Items without one, or with one that is not later than its predecessor's, are spread
     between their good neighbors, at most a duration apart. Where more than `LOOKAHEAD` of them follow each other the
-    clock is taken to have jumped back and goes on from there without the jump. All in ticks.
+    clock is taken to have jumped back and goes on from there without the jump. Those at the beginning do not lie before
+    `start`. All in ticks.
     """
     last: int | None = None
     jump = 0  # what is added to the file's clock since it last jumped back
@@ -204,20 +215,24 @@ def repair_times(items: Iterable[tuple[T, int | None, Fraction]]) -> Iterator[tu
     for item, stamp, duration in items:
         shifted = None if stamp is None else stamp + jump
         if shifted is not None and (last is None or shifted > last + len(waiting)):
-            if waiting:
-                step = waiting[0][1]
-                before = last if last is not None else shifted - round(step * (len(waiting) + 1))
-                yield from spread(before, min(step, Fraction(shifted - before, len(waiting) + 1)))
-            last = shifted
-            yield item, shifted
-            continue
+            if waiting and last is None:
+                count = len(waiting)
+                step = max(Fraction(1), min(waiting[0][1], Fraction(shifted - start, count)))
+                last = max(shifted - 1, start + count - 1)  # a tick each where there is no room
+                yield from spread(last + 1 - round(step * (count + 1)), step)
+            elif waiting and last is not None:
+                yield from spread(last, min(waiting[0][1], Fraction(shifted - last, len(waiting) + 1)))
+            if last is None or shifted > last:
+                last = shifted
+                yield item, shifted
+                continue
         waiting.append((item, duration))
         if len(waiting) >= LOOKAHEAD:
             first_step = waiting[0][1]
-            for spread_item, spread_stamp in spread(-round(first_step) if last is None else last, first_step):
+            for spread_item, spread_stamp in spread(start - round(first_step) if last is None else last, first_step):
                 last = spread_stamp
                 yield spread_item, spread_stamp
             if stamp is not None and last is not None:
                 jump = last - stamp
     if waiting:
-        yield from spread(-round(waiting[0][1]) if last is None else last, waiting[0][1])
+        yield from spread(start - round(waiting[0][1]) if last is None else last, waiting[0][1])

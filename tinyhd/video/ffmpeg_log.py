@@ -12,13 +12,15 @@ Messages = list[tuple[int, str, str]]
 @contextlib.contextmanager
 def collect_ffmpeg_errors(this_thread: bool = False) -> Iterator[Messages]:
     """Collects what is logged as errors, by all threads or the calling one."""
-    level = av.logging.get_level()
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # else what was said before is not said here
     try:
         with av.logging.Capture(local=this_thread) as messages:
             yield messages
     finally:
         av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips)
 
 
 def error_reason(error: Exception, messages: Messages) -> str:

@@ -20,10 +20,15 @@ from typing import Self
 import av
 
 from tinyhd.errors import InputError, OptionError
-from tinyhd.video.containers import STILL_DEMUXERS, is_damaged_png, missing_bytes
-from tinyhd.video.demux import Source, decode_from, repair_times
+from tinyhd.video.containers import MAX_PIXELS, STILL_DEMUXERS, is_damaged_png, missing_bytes
+from tinyhd.video.demux import Source, decode_from, is_too_large, repair_times
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.pixel_format import Deinterlacer, FrameConverter
+
+_MOST_EARLY_SECONDS = 10
+"""A first frame that lies further before the container's start has a wrong timestamp."""
+_LONGEST_GAP_SECONDS = 60
+"""A frame that lies further behind the one before and the end of the file does so too."""
 
 _DAMAGED = "Some of the file is damaged: only what could be decoded is delivered."
 
@@ -87,6 +92,12 @@ class VideoReader(Iterator[Frame]):
             raw = self._source.frames()
             first = next(raw, None)
             if first is None:
+                self._source.close()
+                if is_too_large(path):
+                    raise InputError(
+                        f"{str(path)!r} has frames of more than {MAX_PIXELS:,} pixels, which are refused: scale it "
+                        "down first."
+                    )
                 raise InputError(f"{str(path)!r} has a video stream, but no frame of it could be decoded.")
             is_still = _is_still(self._source)
             self._convert = FrameConverter(first, is_still)
@@ -181,14 +192,23 @@ class VideoReader(Iterator[Frame]):
         """Give every frame a timestamp, strictly increasing."""
         rate = self.info.frame_rate or Fraction(25)
         usual = max(1 / rate / self.info.time_base, Fraction(1))
+        start = math.floor(self.info.start_time / self.info.time_base)
+        gap = math.ceil(_LONGEST_GAP_SECONDS / self.info.time_base)
+        duration = self.info.duration_seconds
+        latest = None if duration is None else start + math.ceil(Fraction(duration) / self.info.time_base) + gap
         repaired = False
 
         def candidates() -> Iterator[tuple[av.VideoFrame, int | None, Fraction]]:
             for frame in frames:
+                nonlocal latest
                 stamp = frame.pts if frame.pts is not None else frame.dts
+                if stamp is not None and (stamp < start or (latest is not None and stamp > latest)):
+                    stamp = None
+                if stamp is not None and latest is not None:
+                    latest = max(latest, stamp + gap)
                 yield frame, stamp, Fraction(frame.duration) if frame.duration > 0 else usual
 
-        for frame, pts in repair_times(candidates()):
+        for frame, pts in repair_times(candidates(), start):
             if not repaired and pts != frame.pts and not self.info.is_still:
                 repaired = True
                 self.warnings.append("Some timestamps were missing, repeated or out of order and were replaced.")
@@ -240,7 +260,7 @@ def _describe(
         frame_rate=None if is_still else rate,
         frame_count=count,
         duration_seconds=None if is_still else duration,
-        start_time=_start_time(container),
+        start_time=_start_time(container, first.pts, time_base),
         time_base=time_base,
         is_still=is_still,
         pix_fmt=convert.pix_fmt,
@@ -255,17 +275,18 @@ def _describe(
     )
 
 
-def _start_time(container: av.container.InputContainer) -> Fraction:
-    """The container's start in seconds, exact: FFmpeg rounds it to microseconds, its streams know it in ticks."""
-    if container.start_time is None:
-        return Fraction(0)
-    rounded = Fraction(container.start_time, av.time_base)
+def _start_time(container: av.container.InputContainer, first_pts: int | None, time_base: Fraction) -> Fraction:
+    """The container's start in seconds, exact: FFmpeg rounds it to microseconds, its streams know it in ticks. Where
+    the first frame turns out to be earlier, its time."""
+    start = rounded = Fraction(container.start_time or 0, av.time_base)
     for stream in container.streams:
         if stream.start_time is not None and stream.time_base is not None:
             exact = stream.start_time * stream.time_base
             if abs(exact - rounded) <= Fraction(1, av.time_base):
-                return exact
-    return rounded
+                start = exact
+                break
+    first = start if first_pts is None else first_pts * time_base
+    return first if start - _MOST_EARLY_SECONDS < first < start else start
 
 
 def _checked_range(

@@ -23,3 +23,9 @@ class WeightsError(TinyHDError):
 
 class OptionError(TinyHDError, ValueError):
     """An option or argument has a value that is not allowed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's or a library's means that there is no memory, or none for a further thread."""
+    said = ("can't start new thread", "can't alloc", "bad_alloc", "failed to map segment", "Failed to create plugin")
+    return isinstance(error, MemoryError | BlockingIOError) or any(text in str(error) for text in said)

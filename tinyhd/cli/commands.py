@@ -6,13 +6,14 @@ import dataclasses
 import logging
 import os
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyhd.cli.arguments import read_options
 from tinyhd.cli.messages import JobProgress, data
-from tinyhd.errors import OptionError, TinyHDError
+from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
 from tinyhd.files import OUTPUT_TAG, check_target, make_folder, sweep
 from tinyhd.options import (
     BatchOptions,
@@ -75,7 +76,12 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
                     tally.before(plan)
                     if plan.state != TODO:
                         continue
-                    job = names.with_output(plan.job)
+                    try:
+                        job = names.with_output(plan.job)
+                    except InputError as error:  # it is not even begun
+                        if manifest and not options.dry_run:
+                            manifest.end(plan, None, str(error))
+                        raise
                     if job.output is not None:  # the other inputs are not to be overwritten either
                         check_target(job.output, names.inputs, job.overwrite)
                     yield dataclasses.replace(plan, job=job)
@@ -174,9 +180,11 @@ class _Tally:
             if not self._is_batch:
                 raise
             self._fail(name, str(error))
-        except Exception:
-            self.failed += 1
-            log.exception("%s failed in an unexpected way, which is a bug in tinyhd; please report it.", name)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._fail(name, f"{name!r}: out of memory.")
+            else:
+                self._report_bug(name, traceback.format_exc())
 
     def before(self, plan: "Plan") -> None:
         """Count what an earlier run has done."""
@@ -191,8 +199,8 @@ class _Tally:
         job, result = outcome.plan.job, outcome.result
         if result is None:
             self._is_usage = outcome.is_usage and not self._is_batch
-            if outcome.is_bug:  # said where it happened, with the way there
-                self.failed += 1
+            if outcome.traceback:
+                self._report_bug(os.fspath(job.input), outcome.traceback)
             else:
                 self._fail(os.fspath(job.input), outcome.error or "")
             return
@@ -238,6 +246,11 @@ class _Tally:
         if self._is_usage:
             return USAGE
         return FAILED if self.failed + self.before_failed else DAMAGED if self.damaged else DONE
+
+    def _report_bug(self, name: str, way: str) -> None:
+        self.failed += 1
+        sentence = "%s failed in an unexpected way, which is a bug in tinyhd; please report it.\n%s"
+        log.error(sentence, name, way, extra=data("failed", input=name, traceback=way))
 
     def _fail(self, name: str, error: str) -> None:
         self.failed += 1

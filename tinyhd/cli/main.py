@@ -12,7 +12,7 @@ from tinyhd.cli import commands, moments, reframe, report
 from tinyhd.cli.arguments import add_options, seconds
 from tinyhd.cli.messages import logging_to_stderr
 from tinyhd.cli.signals import Terminated, ended_by_signals
-from tinyhd.errors import OptionError, TinyHDError
+from tinyhd.errors import OptionError, TinyHDError, is_out_of_memory
 from tinyhd.options import BatchOptions, EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.version import __version__
 
@@ -75,6 +75,11 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             return commands.USAGE
         except TinyHDError as error:
             log.error("%s", error)
+            return commands.FAILED
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.error("Out of memory: close other programs, or raise the limit.")
             return commands.FAILED
 
 

@@ -91,11 +91,11 @@ def annotate(
     with contextlib.ExitStack() as stack:
         drawing = Overlay(info, render, for_video=not info.is_still)
         outputs = Outputs(stack, info, start, end, overwrite)
-        outputs.draw(target, drawing, encoder)
         if save_maps is not None:
             outputs.save_maps(save_maps)
         if stats is not None:
             outputs.write_stats(stats, named)
+        outputs.draw(target, drawing, encoder)  # the last one is completed first; where that fails none is left
 
         if isinstance(track, str | os.PathLike):
             track = stack.enter_context(SaliencyTrack(track))

@@ -10,20 +10,19 @@ import multiprocessing
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tinyhd.errors import InputError, OptionError, TinyHDError
+from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.options import BatchOptions, InferenceOptions
 from tinyhd.pipeline.annotate import AnnotateResult
 from tinyhd.pipeline.batch import Job, run_job
 from tinyhd.pipeline.manifest import Plan
 from tinyhd.video.reader import probe
-
-log = logging.getLogger("tinyhd.batch")
 
 JobProgress = Callable[[Job, int, int | None], None]
 """Called with (job, frames done, frames in all or None where that is not known)."""
@@ -42,8 +41,8 @@ class Outcome:
     """One sentence; None: it was done."""
     is_usage: bool = False
     """An option has a value that is not allowed."""
-    is_bug: bool = False
-    """It failed in a way that nobody expects of it."""
+    traceback: str | None = None
+    """Where it failed in a way that nobody expects of it."""
     worker: int = 0
 
 
@@ -105,11 +104,10 @@ def _attempt(job: Job, options: BatchOptions, backend: Backend | None, progress:
         return {"result": run_job(job, backend=backend, progress=progress)}
     except TinyHDError as error:
         return {"error": str(error), "is_usage": isinstance(error, OptionError)}
-    except MemoryError:
-        return {"error": f"{os.fspath(job.input)!r}: out of memory."}
     except Exception as error:
-        log.exception("%s failed in an unexpected way, which is a bug in tinyhd; please report it.", job.input)
-        return {"error": f"{type(error).__name__}: {error}", "is_bug": True}
+        if is_out_of_memory(error):
+            return {"error": f"{os.fspath(job.input)!r}: out of memory."}
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
 def _here(

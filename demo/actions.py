@@ -16,6 +16,7 @@ from demo.limits import Limits, TooLongError, public_sentence
 from demo.moments import plot_line
 from demo.waiting import Ticket, WaitingLine
 from demo.work import Models, Step, analyze, finish, make
+from tinyhd.applications.crop import CropPath
 from tinyhd.errors import InputError, TinyHDError
 from tinyhd.options import RenderOptions
 
@@ -109,6 +110,7 @@ def ready(job: Job, *, download: Path | None = None, problem: str = "") -> str:
             }
             for peak, picture in job.moments
         ],
+        "crops": {aspect: _places(job, crop) for aspect, crop in job.crops.items()},
         "facts": " · ".join([job.stem, *facts, job.model]),
         "notes": notes,
         "problem": problem,
@@ -116,6 +118,14 @@ def ready(job: Job, *, download: Path | None = None, problem: str = "") -> str:
     if download:
         value["download"] = {"address": _address(download), "name": download.name}
     return json.dumps(value)
+
+
+def _places(job: Job, crop: CropPath) -> dict[str, Any]:
+    """A crop as the page takes it: its size, and left and top at each frame, as fractions of the picture."""
+    boxes = [crop.at(numbers.time_seconds) for numbers in job.stats]
+    width, height = crop.size
+    places = [part for x, y, _, _ in boxes for part in (round(x / width, 5), round(y / height, 5))]
+    return {"size": [boxes[0][2] / width, boxes[0][3] / height], "places": places}
 
 
 def _mean_focus(job: Job) -> float:
@@ -138,6 +148,7 @@ def summary(job: Job) -> dict[str, Any]:
             {"time_seconds": peak.time_seconds, "focus": round(peak.focus, 1), "prominence": round(peak.prominence, 1)}
             for peak, _ in job.moments
         ],
+        "aspects": list(job.crops),
         "warnings": job.warnings,
     }
 
@@ -233,7 +244,9 @@ class Actions:
         else:
             yield ready(job), name
 
-    def download(self, kind: str, style: str, colormap: str, opacity: float, normalize: str, name: str) -> Any:
+    def download(
+        self, kind: str, aspect: str, style: str, colormap: str, opacity: float, normalize: str, name: str
+    ) -> Any:
         """Make a file, if need be, and have the browser save it."""
         if not name:
             yield gr.skip(), gr.skip()
@@ -244,7 +257,7 @@ class Actions:
                     while ahead := ticket.wait():
                         yield json.dumps({"state": "encoding", "doing": f"Number {ahead} in the queue"}), name
                     yield working(Step("encoding", 0, len(job.stats))), name
-                    steps = make(job, kind, RenderOptions(style, colormap, opacity, normalize))
+                    steps = make(job, kind, RenderOptions(style, colormap, opacity, normalize), aspect)
                     try:
                         while True:
                             yield working(next(steps)), name
@@ -332,7 +345,22 @@ class Actions:
             render = RenderOptions(style, colormap, opacity, normalize)
             return self._files(kept, render, ("result", "heatmap"), progress)
 
-    def _files(self, job: Job, render: RenderOptions, kinds: tuple[str, ...], progress: gr.Progress) -> tuple[str, ...]:
+    def reframe(self, job: str, aspect: str, progress: gr.Progress = _PROGRESS) -> str:
+        """Cuts a video that /annotate has seen to another aspect, by a crop that follows attention.
+
+        Args:
+            job: From the summary of /annotate; files are kept for half an hour after their last use.
+            aspect: Width to height of the result; the summary of /annotate lists those that the video allows.
+
+        Returns:
+            The reframed video, with its sound; PNG for a picture.
+        """
+        with clean_errors(), self.store.using(job) as kept:
+            return self._files(kept, RenderOptions(), ("reframed",), progress, aspect)[0]
+
+    def _files(
+        self, job: Job, render: RenderOptions, kinds: tuple[str, ...], progress: gr.Progress, aspect: str = ""
+    ) -> tuple[str, ...]:
         with self.encoders.ticket() as ticket:
             _in_turn(ticket, progress)
-            return tuple(str(finish(make(job, kind, render))) for kind in kinds)
+            return tuple(str(finish(make(job, kind, render, aspect))) for kind in kinds)

@@ -20,7 +20,7 @@ from demo.actions import Actions, idle
 from demo.jobs import JobStore
 from demo.limits import MEGABYTE, Limits
 from demo.offline import Offline, refuse_addresses
-from demo.work import KINDS, Models
+from demo.work import ASPECTS, KINDS, Models
 from tinyhd.errors import TinyHDError
 from tinyhd.options import COLORMAPS, DEFAULT_OPACITY, RenderOptions, choices
 from tinyhd.render.colors import color_table
@@ -44,6 +44,7 @@ _LABELS = {
 """Of values that are not words to show."""
 _DOWNLOADS = {
     "result": "↓ Result",
+    "reframed": "↓ Reframed",
     "heatmap": "↓ Heat map alone",
     "moments": "↓ Key moments (zip)",
     "report": "↓ Report (html)",
@@ -135,6 +136,12 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
                         elem_id="opacity",
                         min_width=200,
                     )
+                aspect = gr.Radio(
+                    [("Whole frame", ""), *ASPECTS],
+                    value="",
+                    label="Reframe: a crop that follows attention",
+                    elem_id="aspect",
+                )
                 player = gr.HTML(
                     value=idle(),
                     html_template=(_PAGE / "player.html").read_text("utf-8").replace("DEFINITION", FOCUS_DEFINITION),
@@ -173,21 +180,23 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
         for button, path in ((clip, _VIDEO_EXAMPLE), (photo, _PICTURE_EXAMPLE)):
             running.append(button.click(actions.analyze, [gr.State(str(path)), model, *look, job], shown, **work))
         for kind, button in files.items():
-            running.append(button.click(actions.download, [gr.State(kind), *look, job], shown, **work))
+            running.append(button.click(actions.download, [gr.State(kind), aspect, *look, job], shown, **work))
         stop.click(actions.stop, [job], shown, cancels=running, queue=False, **quiet)
         file.clear(actions.forget, [job], shown, queue=False, **quiet)
 
         preset.input(_apply_preset, [preset], look, queue=False, **quiet)
         style.input(_apply_style, [style], [opacity, colormap, preset], queue=False, **quiet)
-        gr.on([page.load, *(control.change for control in look)], None, look, None, js=_TELL_PLAYER, **quiet)
+        seen = [*look, aspect]
+        gr.on([page.load, *(control.change for control in seen)], None, seen, None, js=_TELL_PLAYER, **quiet)
 
-        _add_api(actions, file, model, look)
+        _add_api(actions, file, model, look, aspect)
         refuse_addresses(file)
         refuse_addresses(camera)
     return page, model
 
 
-_TELL_PLAYER = "(style, colormap, opacity, normalize) => window.tinyhd?.look({ style, colormap, opacity, normalize })"
+_TELL_PLAYER = """(style, colormap, opacity, normalize, aspect) =>
+window.tinyhd?.look({ style, colormap, opacity, normalize, aspect })"""
 """The page draws by itself: nothing is asked of the server when the look changes."""
 
 
@@ -218,11 +227,12 @@ def _color_tables() -> str:
     return json.dumps({style: {name: table(style, name) for name in COLORMAPS} for style in _CHOICES["style"].allowed})
 
 
-def _add_api(actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any]) -> None:
+def _add_api(actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any], aspect: gr.Radio) -> None:
     """Named endpoints; their inputs are the page's, with types, names and allowed values."""
     with gr.Row(visible=False):
         name = gr.Textbox(label="job")
         overlay, heatmap = gr.File(label="Annotated video or picture"), gr.File(label="Heat map")
+        reframed = gr.File(label="Reframed video or picture")
         maps, table = gr.File(label="Raw maps"), gr.File(label="Statistics")
         facts = gr.JSON(label="Summary")
         button = gr.Button()
@@ -242,6 +252,7 @@ def _add_api(actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any
         api_name="render",
         concurrency_limit=None,
     )
+    gr.on([button.click], actions.reframe, [name, aspect], [reframed], api_name="reframe", concurrency_limit=None)
 
 
 def _data_uri(path: Path) -> str:

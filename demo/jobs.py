@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tinyhd.applications.crop import CropPath
 from tinyhd.applications.moments import Peak
 from tinyhd.errors import InputError
 from tinyhd.saliency.focus import FocusCurve
@@ -52,6 +53,8 @@ class Job:
     """Focus over time."""
     moments: list[tuple[Peak, bytes]] = field(default_factory=list)
     """The most attended ones, with an image of each, JPEG."""
+    crops: dict[str, CropPath] = field(default_factory=dict)
+    """By aspect, such as 9:16: the crop that follows attention; those that the video allows."""
     files: dict[object, Path] = field(default_factory=dict)
     """Files made for downloading, by kind and options."""
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -5,6 +5,7 @@ half-written stays.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import shutil
@@ -23,12 +24,16 @@ import tinyhd
 from demo.jobs import Job
 from demo.limits import Limits
 from demo.moments import most_attended
+from tinyhd.applications.crop import CropPath
+from tinyhd.applications.reframing import plan_crop
 from tinyhd.errors import OptionError
 from tinyhd.files import OUTPUT_TAG
-from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
+from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions, RenderOptions
 from tinyhd.pipeline.analyze import Progress, analysis
-from tinyhd.pipeline.annotate import annotate
+from tinyhd.pipeline.batch import Job as PipelineJob
+from tinyhd.pipeline.batch import run_job
 from tinyhd.pipeline.moments import moments
+from tinyhd.pipeline.reframe import reframe
 from tinyhd.pipeline.report import report
 from tinyhd.render.grayscale import open_maps_writer
 from tinyhd.render.normalize import Normalizer, SmoothedRange
@@ -48,8 +53,10 @@ REPORT_SECONDS = 0.2
 PICTURE_SECONDS = 0.5
 COPY_PIXELS = 1280
 """Longest side of the copy that is made of an original that not every browser plays."""
-KINDS = ("result", "heatmap", "moments", "report", "maps", "stats")
+KINDS = ("result", "reframed", "heatmap", "moments", "report", "maps", "stats")
 """Of files for downloading."""
+ASPECTS = ("9:16", "4:5", "1:1", "16:9")
+"""That a video can be cut to."""
 
 _THUMBNAIL_SIDE, _PREVIEW_SIDE = 320, 640
 _BROWSER_WIDTH = 64
@@ -150,8 +157,22 @@ def analyze(job: Job, backend: Any, limits: Limits, render: RenderOptions, optio
         job.curve = smoothed_curve([s.time_seconds for s in stats], [s.focus for s in stats], track.cuts)
     if not info.is_still:
         job.moments = [(peak, _thumbnail(job, peak.time_seconds)) for peak in most_attended(job.curve)]
+    job.crops = _plan_crops(job)
     job.warnings = list(job.track.warnings)
     yield report.step(len(stats))
+
+
+def _plan_crops(job: Job) -> dict[str, CropPath]:
+    """Of each of `ASPECTS` that is another than the video's own and fits into it."""
+    info, crops = job.facts(), {}
+    with SaliencyTrack(job.track_file) as track:
+        for aspect in ASPECTS:
+            with contextlib.suppress(OptionError):
+                options = ReframeOptions(aspect=aspect)
+                crop = plan_crop(track, options, pixel_aspect=float(info.sample_aspect_ratio))
+                if crop.at(0)[2:] != (info.width, info.height):
+                    crops[aspect] = crop
+    return crops
 
 
 def write_browser_maps(job: Job, ranges: Sequence[tuple[float, float]]) -> None:
@@ -194,8 +215,11 @@ def _copy_size(info: VideoInfo) -> tuple[int, int]:
 # ---- files for downloading
 
 
-def make(job: Job, kind: str, render: RenderOptions) -> Generator[Step, None, Path]:
+def make(job: Job, kind: str, render: RenderOptions, aspect: str = "") -> Generator[Step, None, Path]:
     """A file of one of `KINDS`, made from the track; no model is needed. The last ones are kept.
+
+    Args:
+        aspect: of `job.crops`, for a reframed one.
 
     Raises:
         OptionError: a value that is not allowed.
@@ -208,7 +232,9 @@ def make(job: Job, kind: str, render: RenderOptions) -> Generator[Step, None, Pa
         raise OptionError(f"there is no file {kind!r}; it must be one of {', '.join(KINDS)}.")
     if kind == "heatmap":
         render = replace(render, style="heatmap", opacity=None)
-    key = (kind, canonical(render)) if kind in ("result", "heatmap") else kind
+    if kind == "reframed" and aspect not in job.crops:
+        raise OptionError(f"This video cannot be cut to {aspect or 'no aspect'!r}: {', '.join(job.crops) or 'none'}.")
+    key = (kind, aspect if kind == "reframed" else canonical(render) if kind in ("result", "heatmap") else None)
     if key in job.files:
         return job.files[key]
     folder = job.folder / f"made-{next(_NUMBERS)}"
@@ -216,6 +242,7 @@ def make(job: Job, kind: str, render: RenderOptions) -> Generator[Step, None, Pa
     picture = ".png" if info.is_still else ".mp4"
     tag, work = {
         "result": (f"{OUTPUT_TAG}{picture}", _draw),
+        "reframed": (f".{aspect.replace(':', 'x')}{picture}", functools.partial(_reframe, aspect)),
         "heatmap": (f".heatmap{picture}", _draw),
         "maps": (".maps.npz", _write_maps),
         "moments": (".moments.zip", _write_moments),
@@ -247,7 +274,12 @@ def canonical(render: RenderOptions) -> RenderOptions:
 
 
 def _draw(job: Job, target: Path, render: RenderOptions, progress: Progress) -> None:
-    annotate(job.source, target, render=render, track=job.track_file, end=job.end, progress=progress)
+    run_job(PipelineJob(job.source, target, render=render, track=job.track_file, end=job.end), progress=progress)
+
+
+def _reframe(aspect: str, job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
+    options, path = ReframeOptions(aspect=aspect), job.crops[aspect]
+    reframe(job.source, target, options=options, path=path, end=job.end, progress=progress)
 
 
 def _write_maps(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:

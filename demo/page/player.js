@@ -12,7 +12,7 @@ const { video, still } = part;
 const SVG = "http://www.w3.org/2000/svg";
 let ready = null; // the result on the screen
 let maps = null; // of it, once they are here
-let look = { style: "overlay", colormap: "turbo", opacity: 0.55, normalize: "frame" };
+let look = { style: "overlay", colormap: "turbo", opacity: 0.55, normalize: "frame", aspect: "" };
 let now = 0; // time of the frame on the screen
 
 const show = (node, yes) => node.toggleAttribute("hidden", !yes);
@@ -172,23 +172,54 @@ function table() { // 256 colors as RGBA, opacity applied
 
 function paint() {
   if (!ready) return;
-  if (look.style === "side-by-side") paintMirror();
+  if (beside()) paintPicture(part.mirror);
+  const crop = cropNow();
+  if (crop) {
+    const [left, top, width, height] = crop.map((part) => `${100 * part}%`);
+    Object.assign(part.crop.style, { left, top, width, height });
+    paintPicture(part.cropped, crop);
+  }
   if (!maps) return part.heat.getContext("2d").clearRect(0, 0, WIDTH, HEIGHT);
   paintMap(part.heat, now);
 }
 
-function paintMirror() {
+const reframing = () => ready?.crops[look.aspect];
+const beside = () => look.style === "side-by-side" && !reframing();
+
+function cropNow() { // left, top, width, height of the frame on the screen, fractions; null: it is not reframed
+  const crop = reframing();
+  if (!crop || (!maps && !ready.still)) return null;
+  const k = maps ? frameAt(now) : 0;
+  return [crop.places[2 * k], crop.places[2 * k + 1], ...crop.size];
+}
+
+function paintPicture(canvas, [left, top, across, down] = [0, 0, 1, 1]) { // the original, or a part of it
   const source = ready.still ? still : video;
   const width = source.videoWidth || source.naturalWidth, height = source.videoHeight || source.naturalHeight;
   if (!width) return;
-  if (part.mirror.width !== width || part.mirror.height !== height) Object.assign(part.mirror, { width, height });
-  part.mirror.getContext("2d").drawImage(source, 0, 0, width, height);
+  const size = { width: Math.round(width * across), height: Math.round(height * down) };
+  if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
+  canvas.getContext("2d").drawImage(source, width * left, height * top, width * across, height * down, 0, 0, size.width, size.height);
 }
 
 function applyLook() {
-  const beside = look.style === "side-by-side", colored = look.style !== "spotlight";
-  part.panes.classList.toggle("th-beside", beside);
-  show(part.left, beside);
+  const colored = look.style !== "spotlight", crop = reframing();
+  part.panes.classList.toggle("th-beside", beside());
+  part.panes.classList.toggle("th-reframed", Boolean(crop));
+  document.body.toggleAttribute("data-tinyhd-reframed", Boolean(crop));
+  show(part.left, beside());
+  show(part.right, Boolean(crop));
+  show(part.crop, Boolean(crop));
+  for (const label of document.querySelectorAll("#aspect label")) { // those that the video has already do nothing
+    const aspect = label.textContent.trim();
+    label.querySelector("input").disabled = Boolean(ready) && aspect.includes(":") && !(aspect in ready.crops);
+  }
+  if (crop) {
+    const cropped = (ready.aspect * crop.size[0]) / crop.size[1];
+    part.panes.style.setProperty("--columns", `minmax(0, ${ready.aspect}fr) minmax(0, ${cropped}fr)`);
+    part.rightFrame.style.setProperty("--aspect", cropped);
+    part.rightCaption.textContent = look.aspect;
+  }
   show(part.legend, colored);
   part.caption.textContent = look.style === "heatmap" ? "Attention" : "Where people look";
   if (colored) {
@@ -328,7 +359,7 @@ function drawMoments() {
 // arrow keys move among radio buttons, which takes a common name.
 function mend() {
   document.querySelectorAll("#file button[aria-dropeffect]").forEach((node) => node.removeAttribute("aria-label"));
-  for (const id of ["preset", "style", "normalize"])
+  for (const id of ["preset", "style", "normalize", "aspect"])
     document.querySelectorAll(`#${id} input[type=radio]`).forEach((node) => { node.name = id; });
 }
 new MutationObserver(mend).observe(document.querySelector("#layout") ?? element, { childList: true, subtree: true });

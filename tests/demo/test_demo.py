@@ -16,7 +16,7 @@ if not REQUIRE_ALL:
 import av
 import gradio as gr
 from fakes import GrayModel, as_picture
-from makers import WIDTH, external_reference, make_video, playlist, read_barcode, rotated, still
+from makers import HEIGHT, WIDTH, external_reference, make_video, playlist, read_barcode, rotated, still
 
 from demo import work
 from demo.__main__ import login_from
@@ -254,8 +254,33 @@ def test_files_are_made_from_the_track_and_kept(store, tmp_path):
     html = finish(make(job, "report", RenderOptions()))
     assert html.name == "clip.report.html"
     assert "clip.mp4" in html.read_text("utf-8")
-    with pytest.raises(OptionError, match="result, heatmap, moments"):
+    with pytest.raises(OptionError, match="result, reframed, heatmap"):
         finish(make(job, "everything", RenderOptions()))
+
+
+def test_a_crop_that_follows_attention(store, tmp_path):
+    job, _ = looked_at(store, make_video(tmp_path / "clip.mp4", 24, audio=["aac"]))  # 3:2
+    assert list(job.crops) == ["9:16", "4:5", "1:1", "16:9"]
+    reframed = finish(make(job, "reframed", RenderOptions(), "9:16"))
+    assert reframed.name == "clip.9x16.mp4"
+    frames = list(read_frames(reframed))
+    assert len(frames) == 24
+    told = json.loads(ready(job))["crops"]["9:16"]
+    assert len(told["places"]) == 2 * 24
+    # what the page shows is what is cut out
+    source = list(read_frames(job.source))
+    for k in (0, 23):
+        left, top = round(told["places"][2 * k] * WIDTH), round(told["places"][2 * k + 1] * HEIGHT)
+        width, height = (round(part * size) for part, size in zip(told["size"], (WIDTH, HEIGHT), strict=True))
+        assert (frames[k].image.width, frames[k].image.height) == (width // 2 * 2, height)
+        part = source[k].to_rgb()[top : top + height, left : left + frames[k].image.width]
+        assert np.abs(part.astype(int) - frames[k].to_rgb()).mean() < 12
+    assert finish(make(job, "reframed", RenderOptions(style="spotlight"), "9:16")) is reframed
+    assert finish(make(job, "reframed", RenderOptions(), "1:1")) != reframed
+    with pytest.raises(OptionError, match="cannot be cut to '3:1': 9:16, 4:5"):
+        finish(make(job, "reframed", RenderOptions(), "3:1"))
+    photo, _ = looked_at(store, still(tmp_path).path)
+    assert finish(make(photo, "reframed", RenderOptions(), "1:1")).suffix == ".png"
 
 
 def test_old_files_go(store, tmp_path, monkeypatch):
@@ -389,7 +414,7 @@ def test_the_page_looks_once_and_makes_files_often(store, tmp_path):
     name = outputs[-1][1]
     clips = models.model.clips
     assert clips > 0
-    made = [json.loads(player) for player, _ in actions.download("result", *LOOK[1:], name)]
+    made = [json.loads(player) for player, _ in actions.download("result", "", *LOOK[1:], name)]
     assert made[0]["state"] == "encoding"
     assert made[-1]["download"]["name"] == "clip.saliency.mp4"
     assert made[-1]["job"] == json.loads(outputs[-1][0])["job"]
@@ -401,7 +426,7 @@ def test_the_page_looks_once_and_makes_files_often(store, tmp_path):
     assert models.model.clips == 2 * clips
     assert len(store) == 1
     assert not (store.root / name).exists()
-    assert next(actions.download("result", *LOOK[1:], ""))[0] == gr.skip()
+    assert next(actions.download("result", "", *LOOK[1:], ""))[0] == gr.skip()
 
 
 def test_errors_are_one_sentence_and_can_be_tried_again(store, tmp_path):

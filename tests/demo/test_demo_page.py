@@ -111,12 +111,15 @@ def test_the_api_annotates_and_draws_again(served, client, tmp_path):
     clips = models.gray.clips
     again, _ = client.predict(job=facts["job"], **LOOK | {"style": "side-by-side"}, api_name="/render")
     assert probe(again).width == 2 * probe(overlay).width
+    reframed = client.predict(job=facts["job"], aspect="9:16", api_name="/reframe")
+    assert probe(reframed).width < probe(reframed).height == probe(overlay).height
+    assert facts["aspects"][0] == "9:16"
     assert models.gray.clips == clips
 
 
 def test_the_api_says_what_it_takes(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/annotate", "/render"}
+    assert set(endpoints) == {"/annotate", "/render", "/reframe"}
     annotate = {p["parameter_name"]: p for p in endpoints["/annotate"]["parameters"]}
     assert list(annotate) == ["file", "model", *LOOK]
     assert "spotlight" in annotate["style"]["python_type"]["type"]
@@ -422,6 +425,41 @@ def test_the_look_changes_at_once_and_without_the_server(served, page, tmp_path)
     page.wait_for_selector("[data-part=mirror]", state="visible")
     assert models.gray.clips == clips
     assert not [address for address in asked if "file=" in address]
+
+
+def test_reframing_is_shown_beside_the_source(served, page, tmp_path):
+    video = make_video(tmp_path / "my clip.mp4", 50, width=320, height=180)  # a disc moves over it
+    page.goto(served[0])
+    page.set_input_files("#file input[type=file]", video)
+    wait_for(page, "ready")
+    assert not page.is_visible("[data-part=right]")
+    assert not page.is_visible("#download-reframed")
+    page.get_by_label("9:16", exact=True).check()
+    page.wait_for_selector("[data-part=cropped]", state="visible")
+    page.locator(".th-moments button").nth(0).click()
+    page.wait_for_timeout(500)
+    left, source, cropped = page.evaluate(
+        """() => {
+            const [crop, frame] = ["crop", "heat"].map((n) => document.querySelector(`[data-part=${n}]`));
+            const canvas = document.querySelector("[data-part=cropped]");
+            return [[crop.offsetLeft, crop.offsetWidth], frame.offsetWidth, [canvas.width, canvas.height,
+                Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data)]];
+        }"""
+    )
+    assert left[1] / source == pytest.approx(102 / 320, abs=0.02)
+    width, height, values = cropped
+    assert (width, height) == (102, 180)
+    shown = np.array(values).reshape(height, width, 4)[..., :3]
+    seconds = page.evaluate("document.querySelector('[data-part=video]').currentTime")
+    frame = list(read_frames(video))[int(25 * seconds + 0.01)].to_rgb()
+    x = round(left[0] / source * 320)
+    assert min(np.abs(frame[:, x + k : x + k + 102].astype(int) - shown).mean() for k in (-1, 0, 1) if x + k >= 0) < 12
+    with page.expect_download() as download:
+        page.click("#download-reframed")
+    assert download.value.suggested_filename == "my-clip.9x16.mp4"
+    wait_for(page, "ready")
+    page.get_by_label("Whole frame", exact=True).check()
+    page.wait_for_selector("[data-part=right]", state="hidden")
 
 
 def test_errors_and_pictures_on_the_page(served, page, tmp_path):

@@ -79,6 +79,8 @@ class Sample(NamedTuple):
     fixations: FixationPoints
     density: DensityMap | None = None
     """The data set's own density map (192, 256); None: made from the fixations."""
+    frame: int = 0
+    """Number (0-based) of the frame in its video."""
 
 
 @dataclass
@@ -198,6 +200,8 @@ class Item:
     is_still: bool
     stride: Callable[[float], int] = lambda rate: 1
     """Gives, for samples a second, N, where every Nth frame is a sample (see `sampling_stride`)."""
+    path: Path | None = None
+    """The file; None where frames are files of their own."""
 
 
 def video_items(videos: Sequence[VideoFixations], protocol: Protocol) -> list[Item]:
@@ -213,7 +217,7 @@ def video_items(videos: Sequence[VideoFixations], protocol: Protocol) -> list[It
         return sampling_stride(rate, probe(video.path)) if rate else 1
 
     return [
-        Item(v.name, partial(frames, v), partial(FixationPoints, v.x, v.y), is_still=False, stride=partial(stride, v))
+        Item(v.name, partial(frames, v), partial(FixationPoints, v.x, v.y), False, partial(stride, v), v.path)
         for v in videos
     ]
 
@@ -227,7 +231,10 @@ def image_items(images: Sequence[ImageFixations]) -> list[Item]:
         for index in range(CLIP_LENGTH):
             yield frame, Truth(image.points, None) if index == CLIP_LENGTH - 1 else None
 
-    return [Item(i.name, partial(frames, i), partial(FixationPoints, i.points.x, i.points.y), True) for i in images]
+    return [
+        Item(i.name, partial(frames, i), partial(FixationPoints, i.points.x, i.points.y), True, path=i.path)
+        for i in images
+    ]
 
 
 def labelled_items(videos: Sequence[LabelledVideo], protocol: Protocol) -> list[Item]:
@@ -313,7 +320,8 @@ class Predictor:
             if item.is_still:
                 clip.append(prediction.map)
             if (truth := truths[index]) is not None:
-                yield Sample(item.name, np.mean(clip, 0) if item.is_still else prediction.map, *truth)
+                saliency = np.mean(clip, 0) if item.is_still else prediction.map
+                yield Sample(item.name, saliency, *truth, prediction.frame.index)
 
 
 class _NeededOnly:
@@ -341,9 +349,9 @@ class _NeededOnly:
 def center_samples(item: Item) -> Iterator[Sample]:
     """The center prior's sample for each scored frame."""
     prior = center_prior(MAP_HEIGHT, MAP_WIDTH).values
-    for _, truth in item.frames():
+    for frame, truth in item.frames():
         if truth is not None:
-            yield Sample(item.name, prior, *truth)
+            yield Sample(item.name, prior, *truth, frame.index)
 
 
 def evaluate(

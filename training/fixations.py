@@ -42,11 +42,15 @@ class FixationPoints:
     """(N,) fractions of the width, 0 at the left edge, 1 at the right."""
     y: Array
     """(N,) fractions of the height, 0 at the top edge, 1 at the bottom."""
+    viewer: NDArray[np.integer] | None = None
+    """(N,) who looked there, as numbers; None: not known."""
 
     def __post_init__(self) -> None:
         x, y = np.asarray(self.x, np.float64), np.asarray(self.y, np.float64)
         if x.ndim != 1 or x.shape != y.shape:
             raise InputError(f"fixations need two lists of equal length, not shapes {x.shape} and {y.shape}.")
+        if self.viewer is not None and self.viewer.shape != x.shape:
+            raise InputError(f"{len(x)} fixations cannot have {self.viewer.size} viewers: give one for each.")
         if not all(((v >= 0) & (v <= 1)).all() for v in (x, y)):
             raise InputError("fixations are fractions of the frame's width and height; some lie outside 0 to 1.")
         object.__setattr__(self, "x", x)
@@ -81,7 +85,7 @@ class FixationPoints:
 
     @classmethod
     def joined(cls, several: Iterable["FixationPoints"]) -> Self:
-        """All points of several frames as one set; duplicates stay."""
+        """All points of several frames as one set, without their viewers; duplicates stay."""
         points = list(several)
         empty = np.zeros(0)
         return cls(np.concatenate([empty, *(p.x for p in points)]), np.concatenate([empty, *(p.y for p in points)]))
@@ -181,16 +185,15 @@ class VideoFixations:
     def at(self, time_ms: float) -> FixationPoints:
         """The fixations that a frame with this timestamp was seen with: those under way at that moment."""
         now = (self.start_ms <= time_ms) & (time_ms < self.start_ms + self.duration_ms)
-        return FixationPoints(self.x[now], self.y[now])
+        return FixationPoints(self.x[now], self.y[now], self.viewer[now])
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFixations:
-    """Fixations of several viewers on one still image; the arrays are parallel, one entry per fixation."""
+    """Fixations of several viewers on one still image."""
 
     path: Path
     """The image file."""
-    viewer: NDArray[np.int64]
     points: FixationPoints
 
     @property
@@ -233,7 +236,7 @@ def read_image_fixations(folder: Path, split: str = "all") -> list[ImageFixation
     for index, name in enumerate(data["image_names"]):
         mine = data["image_index"] == index
         viewer, x, y = (data[key][mine] for key in ("viewer", "x", "y"))
-        images.append(ImageFixations(folder / str(name), viewer, FixationPoints(x, y)))
+        images.append(ImageFixations(folder / str(name), FixationPoints(x, y, viewer)))
     first_held_out = max(0, len(images) - HELD_OUT_IMAGES.get(folder.resolve().name, HELD_OUT_OTHERWISE))
     return {"all": images, "train": images[:first_held_out], "held-out": images[first_held_out:]}[split]
 

@@ -111,6 +111,15 @@ def information_gain(prediction: ArrayLike, fixations: FixationPoints, baseline:
     return float(np.mean(np.log2(probability + EPSILON) - np.log2(_fixated(expected, fixations) + EPSILON)))
 
 
+def change(prediction: ArrayLike, other: ArrayLike) -> float:
+    """Half the L1 distance of two maps of the same size, each scaled to the sum 1: the share of attention that moves
+    from one to the other (total variation). 0 for equal maps, 1 for maps that have nothing in common."""
+    one, two = _map(prediction), _map(other)
+    if one.shape != two.shape:
+        raise InputError(f"maps of {one.shape[0]}x{one.shape[1]} and {two.shape[0]}x{two.shape[1]} cannot be compared.")
+    return float(np.abs(as_probability(one) - as_probability(two)).sum() / 2)
+
+
 def as_probability(values: Array) -> Array:
     """A map (H, W) scaled to the sum 1; uniform where it is zero everywhere.
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ def test_a_density_map_of_the_data_set_is_used() -> None:
 def test_ensemble_is_the_mean_of_normalized_maps() -> None:
     fixations = FixationPoints.from_pixels([10, 20], [10, 20], 192, 256)
     one, two = DensityMap.from_fixations(fixations, 192, 256, 6).values, center_prior(192, 256).values
-    item = Item("v", lambda: iter([(None, Truth(fixations, None))]), lambda: fixations, is_still=False)
+    item = Item("v", lambda: iter([(SimpleNamespace(index=0), Truth(fixations, None))]), lambda: fixations, is_still=False)
 
     def model(scale: float, values: np.ndarray) -> object:
         return lambda item: [Sample(item.name, scale * values, fixations)]

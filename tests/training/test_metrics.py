@@ -210,3 +210,48 @@ def test_density_map_is_checked_and_resized() -> None:
     small = big.resized(192, 256)
     assert small.values.sum() == pytest.approx(1)
     assert np.corrcoef(small.values.ravel(), center_prior(192, 256).values.ravel())[0, 1] > 0.9999
+
+
+def of_the_challenges(
+    prediction: np.ndarray, density: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> list[float]:
+    """CC, SIM, NSS and AUC-Judd as the AIM 2024 and NTIRE 2026 challenges on video saliency define them (bench.py of
+    github.com/msu-video-group/ECCVW24_Saliency_Prediction and NTIRE26_Saliency_Prediction): both maps are scaled to 0
+    to 1 first, all fixations count, and AUC's thresholds are the values at the fixations."""
+    map_, truth = ((v - v.min()) / (v.max() - v.min()) for v in (prediction.astype(float), density.astype(float)))
+    at = map_[rows, columns]
+    order = np.sort(at)[::-1]
+    detected = [0.0, *(np.arange(len(at)) + 1) / len(at), 1.0]
+    above = np.array([(map_ >= value).sum() for value in order])
+    alarms = [0.0, *(above - np.arange(len(at)) - 1) / (map_.size - 2), 1.0]
+    return [
+        np.corrcoef(map_.ravel(), truth.ravel())[0, 1],
+        np.minimum(map_ / map_.sum(), truth / truth.sum()).sum(),
+        ((map_ - map_.mean()) / map_.std())[rows, columns].mean(),
+        np.trapezoid(detected, alarms),
+    ]
+
+
+@pytest.mark.parametrize("name", ["smooth", "eight_bit", "zeros_inside", "duplicates", "one_fixation"])
+def test_agrees_with_the_video_saliency_challenges(name: str) -> None:
+    prediction, density, _, (rows, columns), _ = make_case(name)
+    fixations = FixationPoints.from_pixels(rows, columns, HEIGHT, WIDTH)
+    ours = [
+        metrics.cc(prediction, DensityMap(density)),
+        metrics.sim(prediction, DensityMap(density)),
+        metrics.nss(prediction, fixations),
+        metrics.auc_judd(prediction, fixations),
+    ]
+    theirs = of_the_challenges(prediction, density, rows, columns)
+    assert ours[:3] == pytest.approx(theirs[:3], rel=1e-9)
+    # they count pixels that are fixated n times as n - 1 negatives less; these maps have few pixels, real ones 192x256
+    assert ours[3] == pytest.approx(theirs[3], abs=len(rows) / prediction.size)
+
+
+def test_change_is_the_share_that_moves() -> None:
+    one = np.array([[3.0, 1.0, 0.0, 0.0]])
+    assert metrics.change(one, 7 * one) == pytest.approx(0)
+    assert metrics.change(one, np.array([[0, 0, 0, 9]])) == pytest.approx(1)
+    assert metrics.change(one, np.array([[2, 2, 0, 0]])) == pytest.approx(0.25)
+    with pytest.raises(InputError, match="1x4 and 4x5"):
+        metrics.change(one, RAMP)

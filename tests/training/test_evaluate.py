@@ -163,7 +163,8 @@ def test_a_density_map_of_the_data_set_is_used() -> None:
 def test_ensemble_is_the_mean_of_normalized_maps() -> None:
     fixations = FixationPoints.from_pixels([10, 20], [10, 20], 192, 256)
     one, two = DensityMap.from_fixations(fixations, 192, 256, 6).values, center_prior(192, 256).values
-    item = Item("v", lambda: iter([(SimpleNamespace(index=0), Truth(fixations, None))]), lambda: fixations, is_still=False)
+    frame = SimpleNamespace(index=0)
+    item = Item("v", lambda: iter([(frame, Truth(fixations, None))]), lambda: fixations, is_still=False)
 
     def model(scale: float, values: np.ndarray) -> object:
         return lambda item: [Sample(item.name, scale * values, fixations)]

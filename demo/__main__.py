@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 
+from demo.first import FirstPage
 from demo.limits import Limits
 from tinyhd.errors import TinyHDError
 from tinyhd.options import InferenceOptions, choices
@@ -32,17 +33,20 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
 
-    from demo.app import serving  # Gradio takes a moment; --help need not
-    from demo.work import Models
-
+    limits = Limits(megabytes=options.max_megabytes, seconds=options.max_seconds)
     try:
+        first = FirstPage(options.host, options.port, limits.sentence())
+        from demo.app import serving  # Gradio takes seconds, in which the first page is there
+        from demo.work import Models
+
         with serving(
             host=options.host,
-            port=options.port,
-            limits=Limits(megabytes=options.max_megabytes, seconds=options.max_seconds),
+            port=first.port,
+            limits=limits,
             login=login,
             models=Models(inference),
             mcp=options.mcp,
+            before=first.close,
         ) as url:
             print(f"tinyhd's demo is at {url} (Ctrl-C ends it)", flush=True)
             stopped.wait()

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +304,7 @@ def serving(
     login: tuple[str, str] | None = None,
     models: Models | None = None,
     mcp: bool = False,
+    before: Callable[[], None] = lambda: None,
 ) -> Iterator[str]:
     """Serve the page while the body runs; gives its address. Afterwards no file is left.
 
@@ -312,19 +313,21 @@ def serving(
         login: (user, password) that visitors must give.
         models: what loads models.
         mcp: serve the API as tools of the Model Context Protocol too.
+        before: called when all is prepared, before the port is taken.
 
     Raises:
         OSError: the port is taken.
     """
     models = models or Models()
     with tempfile.TemporaryDirectory(prefix="tinyhd-demo-", ignore_cleanup_errors=True) as folder:
-        before = os.environ.get("GRADIO_TEMP_DIR")
+        earlier = os.environ.get("GRADIO_TEMP_DIR")
         os.environ["GRADIO_TEMP_DIR"] = folder
         store = JobStore(Path(folder) / "jobs")
         try:
             limits = limits or Limits()
             page, model_list = build_page(Actions(store, models, limits))
             page.queue(default_concurrency_limit=1, api_open=False)
+            before()
             _, address, _ = page.launch(
                 server_name=host,
                 server_port=port or _free_port(host),
@@ -365,10 +368,10 @@ def serving(
                 page.close(verbose=False)
         finally:
             store.close()
-            if before is None:
+            if earlier is None:
                 del os.environ["GRADIO_TEMP_DIR"]
             else:
-                os.environ["GRADIO_TEMP_DIR"] = before
+                os.environ["GRADIO_TEMP_DIR"] = earlier
 
 
 def _warm_up(page: gr.Blocks, models: Models, model_list: gr.Dropdown) -> None:

@@ -14,27 +14,8 @@ from urllib.parse import unquote
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Gradio has inline scripts and compiles templates
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "media-src 'self' blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "worker-src 'self' blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'self'",
-    )
-)
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+from demo.policy import HEADERS
+
 # Elements of the page's head that name an address elsewhere.
 _FOREIGN = re.compile(
     rb"""<meta\b[^>]*\bcontent="https?://[^>]*>|<link\b[^>]*\bhref="(?:https?:)?//[^>]*>"""
@@ -74,7 +55,7 @@ def _rewriting(send: Send) -> Callable[[Message], Any]:
         nonlocal start, body
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in HEADERS.items():
                 headers[name] = value
             if headers.get("content-type", "").startswith("text/html"):
                 start = message

@@ -365,6 +365,27 @@ function mend() {
 new MutationObserver(mend).observe(document.querySelector("#layout") ?? element, { childList: true, subtree: true });
 mend();
 
+// a file that was chosen on the page before this one, see page/first.html
+function takeChosen() {
+  const opening = indexedDB.open("tinyhd", 1);
+  opening.onupgradeneeded = () => opening.result.createObjectStore("chosen");
+  opening.onsuccess = () => {
+    const store = opening.result.transaction("chosen", "readwrite").objectStore("chosen");
+    const asked = store.get("file");
+    store.clear();
+    store.transaction.oncomplete = () => {
+      opening.result.close();
+      const input = document.querySelector("#file input[type=file]");
+      if (!input || !asked.result || Date.now() - asked.result.time > 600_000) return;
+      const files = new DataTransfer();
+      files.items.add(asked.result.file);
+      input.files = files.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    };
+  };
+}
+
 watch("value", update);
 update();
 applyLook();
+takeChosen();

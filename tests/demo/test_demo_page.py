@@ -26,6 +26,7 @@ from makers import make_video, playlist, read_barcode, still
 
 from demo.actions import QUEUE_SIZE
 from demo.app import serving
+from demo.first import FirstPage
 from demo.limits import Limits
 from tinyhd.options import STYLES, InferenceOptions, RenderOptions
 from tinyhd.render.colors import color_table
@@ -460,6 +461,26 @@ def test_reframing_is_shown_beside_the_source(served, page, tmp_path):
     wait_for(page, "ready")
     page.get_by_label("Whole frame", exact=True).check()
     page.wait_for_selector("[data-part=right]", state="hidden")
+
+
+def test_a_file_can_be_chosen_before_the_page_is_there(page, tmp_path):
+    video = make_video(tmp_path / "early.mp4", 20)
+    first = FirstPage("127.0.0.1", 0, Limits().sentence())
+    address = f"http://127.0.0.1:{first.port}/"
+    assert status_of(address) == 503  # to programs it is not there
+    page.goto(address)
+    assert "Up to 60 seconds" in page.text_content("body")
+    page.set_input_files("#file", video)
+    page.wait_for_function("document.querySelector('#what').textContent === 'early.mp4'")
+    with serving(port=first.port, models=StubModels(), before=first.close) as there:
+        assert there == address
+        wait_for(page, "ready")  # it has come by itself
+        assert page.text_content("[data-part=facts]").startswith("early")
+        page.reload()
+        page.wait_for_selector("#player .th-empty h2")
+        page.wait_for_timeout(1000)
+        assert page.evaluate("document.body.dataset.tinyhd") == "idle"  # not once more
+        page.goto("about:blank")
 
 
 def test_errors_and_pictures_on_the_page(served, page, tmp_path):

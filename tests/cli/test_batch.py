@@ -53,7 +53,7 @@ def test_folders_lists_and_shards(folder: Path, capsys: pytest.CaptureFixture[st
 
     def found(*arguments: str) -> list[str]:
         assert annotate_main([*arguments, "--dry-run"]) == 0
-        return [line.split(" -> ")[0] for line in capsys.readouterr().out.splitlines()[:-1]]
+        return [line.split(" -> ")[0] for line in capsys.readouterr().out.splitlines() if " -> " in line]
 
     assert found("v") == ["v/a.mp4"]
     assert found("v", "--recursive") == ["v/a.mp4", "v/raw/d.mp4", "v/sub/b.mp4", "v/sub/c.mkv"]
@@ -82,6 +82,28 @@ def test_options_of_single_rows(folder: Path, capsys: pytest.CaptureFixture[str]
     (folder / "empty.csv").write_text("file\na.mp4\n")
     assert annotate_main(["--from-file", "empty.csv"]) == 1
     assert "row 1 names no input" in capsys.readouterr().err
+
+
+def test_what_would_be_done_and_how_long(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(folder / "v" / "a.mp4", 10)
+    command = ["v", "--output-dir", "out"]
+    assert annotate_main([*command, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "1 input to do.",
+        "About 10 frames; how long they would take is not known before some are done there.",
+    ]
+    assert annotate_main(command) == 0
+    seconds = lines(folder / "out")[-1]["seconds"]
+    clip(folder / "v" / "b.mp4", 20)
+    (folder / "v" / "c.mp4").write_text("not a video")
+    assert annotate_main([*command, "--dry-run", "--workers", "2"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "1 input to do; 1 are done already."
+    assert said[2].startswith(f"About 20 frames: {20 * seconds / 10 / 2:.1f} s at the ")
+    assert said[2].endswith(" frames/s of earlier runs there in each of 2 processes.")
+    assert len(lines(folder / "out")) == 2
+    assert annotate_main([*command, "--dry-run", "--exclude", "[bc].mp4"]) == 0
+    assert capsys.readouterr().out == "0 inputs to do; 1 are done already.\n"
 
 
 def makers_width(path: Path) -> int:
@@ -162,6 +184,18 @@ def test_a_foreign_manifest_is_refused(folder: Path, capsys: pytest.CaptureFixtu
     assert annotate_main(["a.mp4", "--output-dir", "out"]) == 1
     assert "is not a manifest of tinyhd" in capsys.readouterr().err
     assert (folder / "out" / MANIFEST_NAME).read_text() == "hello\n"
+
+
+def test_a_torn_line_does_no_harm(folder: Path) -> None:
+    """Of a run that was killed while it wrote, then of one after it."""
+    clip(folder / "a.mp4")
+    clip(folder / "b.mp4")
+    assert annotate_main(["a.mp4", "--output-dir", "out"]) == 0
+    with (folder / "out" / MANIFEST_NAME).open("ab") as file:
+        file.write(b'{"input": "/b.mp4", "st')
+    for _ in range(3):
+        assert annotate_main(["a.mp4", "b.mp4", "--output-dir", "out"]) == 0
+    assert [line["status"] for line in lines(folder / "out")] == ["started", "done"] * 2
 
 
 def test_limits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,11 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyhd.cli import dry_run
 from tinyhd.cli.arguments import read_options
 from tinyhd.cli.messages import JobProgress, data
 from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
@@ -87,7 +88,7 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
                     yield dataclasses.replace(plan, job=job)
 
         if options.dry_run:
-            return _say_what_would_be_done(plans(), tally)
+            return FAILED if dry_run.say(plans(), tally, manifest, max(1, batch.worker_count)) else DONE
         # a model that cannot be opened fails once, not for every input
         backend = open_backend(template["inference"]) if batch.worker_count == 0 and not template.get("track") else None
         progress = stack.enter_context(
@@ -255,19 +256,6 @@ class _Tally:
     def _fail(self, name: str, error: str) -> None:
         self.failed += 1
         log.error("%s", error, extra=data("failed", input=name, error=error))
-
-
-def _say_what_would_be_done(plans: Iterable["Plan"], tally: _Tally) -> int:
-    from tinyhd.pipeline.manifest import output_names
-
-    count = 0
-    for plan in plans:
-        count += 1
-        with tally.failures(os.fspath(plan.job.input)):
-            print(f"{plan.job.input} -> {', '.join(output_names(plan.job))}")
-    kept = f"; {tally.before_done} are done already" if tally.before_done else ""
-    print(f"{count} input{'s' * (count != 1)} to do{kept}.")
-    return FAILED if tally.failed else DONE
 
 
 class _OutputNames:

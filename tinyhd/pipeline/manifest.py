@@ -32,7 +32,8 @@ MANIFEST_NAME = "tinyhd-manifest.jsonl"
 TODO, DONE, DAMAGED, FAILED = "todo", "done", "damaged", "failed"
 
 _STARTED = "started"
-_HASHED_BYTES = 2**20
+_HASHED_BYTES, _TAIL_BYTES = 2**20, 2**16
+_LINE_START = b'{"input": '
 _NOT_SETTINGS = ("device", "backend", "batch_size")  # what computes, not what
 
 
@@ -64,7 +65,11 @@ class Plan:
 
 
 class Manifest:
-    """The manifest of a folder of outputs, for one run at a time; a context manager."""
+    """The manifest of a folder of outputs, for one run at a time; a context manager.
+
+    Attributes:
+        frames, seconds: of all that earlier runs have done, and how long it took the processes that did it.
+    """
 
     def __init__(self, folder: Path, model_hash: str) -> None:
         """
@@ -77,6 +82,8 @@ class Manifest:
             InputError: the manifest is not one.
         """
         self.path, self._model = folder / MANIFEST_NAME, model_hash
+        self.frames, self.seconds = 0, 0.0
+        self._entries: dict[str, Entry] = {}
         self._lock = FileLock(folder / f".{MANIFEST_NAME}.lock")
         try:
             self._lock.acquire(timeout=0)
@@ -88,10 +95,12 @@ class Manifest:
             raise cannot_write(self.path, error) from error
         try:
             sweep(folder)
-            self._entries = dict(self._read())
-            self._file: IO[bytes] = self.path.open("ab")
-            if self._torn:  # the last line of a run that was killed while it wrote
-                self._file.write(b"\n")
+            self._file: IO[bytes] = self.path.open("ab+")
+            for values, entry in read_manifest(self.path):
+                self._entries[values["input"]] = entry
+                self.frames += values.get("frames", 0)
+                self.seconds += values.get("seconds", 0.0)
+            _cut_torn_line(self._file)
         except OSError as error:
             self._lock.release()
             raise cannot_write(self.path, error) from error
@@ -163,25 +172,41 @@ class Manifest:
             raise cannot_write(self.path, error) from error
         self._entries[name] = entry
 
-    def _read(self) -> Iterator[tuple[str, Entry]]:
-        self._torn = False
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            for line in file:
-                self._torn = not line.endswith(b"\n")
-                try:
-                    values = json.loads(line.decode("utf-8", "surrogateescape"))
-                    outputs = tuple((str(name), int(size)) for name, size in values["outputs"])
-                    entry = Entry(**{name: values[name] for name in Entry._fields} | {"outputs": outputs})
-                    name = values["input"]
-                except (ValueError, KeyError, TypeError) as error:
-                    if self._torn or not line.strip():
-                        continue
-                    raise InputError(
-                        f"{os.fspath(self.path)!r} is not a manifest of tinyhd: choose another folder for the outputs."
-                    ) from error
-                yield name, entry
+
+def _cut_torn_line(file: IO[bytes]) -> None:
+    """Remove a last line that a run did not complete, because it was killed or the disk was full."""
+    end = file.seek(0, os.SEEK_END)
+    start, tail = end, b""
+    while start and b"\n" not in tail:
+        start = max(0, start - _TAIL_BYTES)
+        file.seek(start)
+        tail = file.read(end - start)
+    file.truncate(start + tail.rfind(b"\n") + 1)
+
+
+def read_manifest(path: Path) -> Iterator[tuple[dict[str, Any], Entry]]:
+    """The lines of a manifest, each as it is and as an `Entry`; one that a run did not
+    complete is left out.
+
+    Raises:
+        InputError: it is not a manifest.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                values = json.loads(line.decode("utf-8", "surrogateescape"))
+                outputs = tuple((str(name), int(size)) for name, size in values["outputs"])
+                entry = Entry(**{name: values[name] for name in Entry._fields} | {"outputs": outputs})
+                values["input"]
+            except (ValueError, KeyError, TypeError) as error:
+                is_torn = not line.endswith(b"\n") and line[: len(_LINE_START)] == _LINE_START[: len(line)]
+                if is_torn or not line.strip():
+                    continue
+                raise InputError(
+                    f"{os.fspath(path)!r} is not a manifest of tinyhd: choose another folder for the outputs."
+                ) from error
+            yield values, entry
 
 
 def settings_hash(job: Job) -> str:

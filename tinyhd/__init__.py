@@ -26,9 +26,17 @@ if TYPE_CHECKING:
     from tinyhd.inference.predict import Prediction, predict_frames, predict_video
     from tinyhd.network.registry import list_models
     from tinyhd.network.weights import load_model
-    from tinyhd.options import EncoderOptions, InferenceOptions, MomentOptions, ReframeOptions, RenderOptions
+    from tinyhd.options import (
+        EncoderOptions,
+        InferenceOptions,
+        MomentOptions,
+        ReframeOptions,
+        RenderOptions,
+        RoiOptions,
+    )
     from tinyhd.pipeline.analyze import analyze
     from tinyhd.pipeline.annotate import AnnotateResult, annotate
+    from tinyhd.pipeline.encode import encode
     from tinyhd.pipeline.moments import moments
     from tinyhd.pipeline.reframe import ReframeResult, reframe
     from tinyhd.pipeline.report import report
@@ -46,11 +54,13 @@ _MODULES = {
     "ReframeOptions": "options",
     "ReframeResult": "pipeline.reframe",
     "RenderOptions": "options",
+    "RoiOptions": "options",
     "SaliencyTrack": "saliency.track",
     "TinyHDError": "errors",
     "VideoInfo": "video.frame",
     "analyze": "pipeline.analyze",
     "annotate": "pipeline.annotate",
+    "encode": "pipeline.encode",
     "list_models": "network.registry",
     "load_model": "network.weights",
     "moments": "pipeline.moments",
@@ -73,11 +83,13 @@ __all__ = [
     "ReframeOptions",
     "ReframeResult",
     "RenderOptions",
+    "RoiOptions",
     "SaliencyTrack",
     "TinyHDError",
     "VideoInfo",
     "analyze",
     "annotate",
+    "encode",
     "list_models",
     "load_model",
     "moments",

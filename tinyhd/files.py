@@ -24,6 +24,8 @@ OUTPUT_TAG = ".saliency"
 """Goes between the stem and the suffix of an output's default name."""
 REFRAMED_TAG = ".reframed"
 """The same, of a reframed video."""
+ENCODED_TAG = ".encoded"
+"""The same, of a video encoded by regions of interest."""
 
 
 def check_target(

@@ -182,6 +182,9 @@ class EncoderOptions(Options):
     )
     crf: float | None = option(None, "quality, lower is better; the scale is the encoder's", metavar="N")
     preset: str | None = option(None, "the encoder's name for how much time it takes", metavar="NAME", advanced=True)
+    bitrate: str | None = option(
+        None, "of the video in bits a second, such as 800k or 2.5M, instead of --crf", metavar="RATE", advanced=True
+    )
     ffmpeg: str | None = option(
         None,
         "encode through this ffmpeg program instead of the built-in FFmpeg, for encoders that it lacks",
@@ -199,8 +202,18 @@ class EncoderOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bitrate is not None and not self.bits_per_second:
+            raise OptionError(f"bitrate is {self.bitrate!r}; it must be such as 800k or 2.5M.")
+        if self.bitrate is not None and self.crf is not None:
+            raise OptionError("crf and bitrate both say how large the video becomes: leave one out.")
         if self.ffmpeg_args is not None and self.ffmpeg is None:
             raise OptionError("ffmpeg_args are for an ffmpeg program: name one with ffmpeg (--ffmpeg PATH) as well.")
+
+    @property
+    def bits_per_second(self) -> int | None:
+        """`bitrate` as a number."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKM]?)", self.bitrate or "")
+        return round(float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6}[match[2]]) if match else None
 
 
 @dataclass(frozen=True)
@@ -313,6 +326,20 @@ class MomentOptions(Options):
             return None
         width, height = self.aspect.split(":")
         return float(width) / float(height)
+
+
+@dataclass(frozen=True)
+class RoiOptions(Options):
+    """How strongly an encoder favors what is looked at."""
+
+    strength: float = option(
+        4.0,
+        "by how many steps of the quantizer the least attended parts are coarser; six halve their precision; 0: encode "
+        "all alike",
+        minimum=0,
+        maximum=12,
+        metavar="STEPS",
+    )
 
 
 _ASPECT = r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)"

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from tinyhd.cli import batch_report, commands, moments, reframe, report
+from tinyhd.cli import batch_report, commands, encode, moments, reframe, report
 from tinyhd.cli.arguments import add_options, seconds
 from tinyhd.cli.messages import logging_to_stderr
 from tinyhd.cli.signals import Terminated, ended_by_signals
@@ -163,6 +163,7 @@ _COMMANDS = {
     "reframe": (reframe.DESCRIPTION, reframe.fill, reframe.run),
     "moments": (moments.DESCRIPTION, moments.fill, moments.run),
     "report": (report.DESCRIPTION, report.fill, report.run),
+    "encode": (encode.DESCRIPTION, encode.fill, encode.run),
     "batch-report": (batch_report.DESCRIPTION, batch_report.fill, batch_report.run),
     "export": (_EXPORT, _fill_export, commands.export),
 }

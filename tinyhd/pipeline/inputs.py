@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyhd.errors import InputError, OptionError
-from tinyhd.files import OUTPUT_TAG, REFRAMED_TAG, TEMPORARY_PREFIX
+from tinyhd.files import ENCODED_TAG, OUTPUT_TAG, REFRAMED_TAG, TEMPORARY_PREFIX
 
 MEDIA_SUFFIXES = frozenset(
     (
@@ -141,7 +141,7 @@ def in_shard(file: Path, shard: str) -> bool:
 
 
 def _is_media(path: Path) -> bool:
-    ours = path.stem.endswith((OUTPUT_TAG, REFRAMED_TAG)) or path.name.startswith(TEMPORARY_PREFIX)
+    ours = path.stem.endswith((OUTPUT_TAG, REFRAMED_TAG, ENCODED_TAG)) or path.name.startswith(TEMPORARY_PREFIX)
     return path.suffix.lower() in MEDIA_SUFFIXES and not ours and path.is_file()
 
 

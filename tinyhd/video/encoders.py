@@ -60,7 +60,7 @@ def resolve_encoder(options: EncoderOptions) -> Encoder:
 
 
 def encoder_settings(name: str, options: EncoderOptions, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What an encoder is given for `crf` and `preset`, and by default.
+    """What an encoder is given for `crf`, `bitrate` and `preset`, and by default.
 
     Args:
         name: of the encoder.
@@ -71,6 +71,10 @@ def encoder_settings(name: str, options: EncoderOptions, known: Mapping[str, Seq
         OptionError: it has no such setting.
     """
     given = dict(_DEFAULTS.get(name, {}))
+    if options.bits_per_second is not None:
+        for quality in ("crf", "cq"):
+            given.pop(quality, None)
+        given["b"] = str(options.bits_per_second)
     if options.crf is not None:
         if "crf" in known:
             given["crf"] = str(options.crf)

@@ -7,7 +7,8 @@ Every frame lies exactly at the time it is given. FFmpeg's mp4 muxer would round
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,7 @@ def open_writer(
     *,
     size: tuple[int, int] | None = None,
     options: EncoderOptions = EncoderOptions(),  # noqa: B008 - frozen
+    settings: Mapping[str, str] | None = None,
     keep_source: bool = True,
     start: Fraction | None = None,
     end: Fraction | None = None,
@@ -60,6 +62,7 @@ def open_writer(
         info: of the source: ticks, rate, pixel aspect and color tags are taken over.
         size: (width, height) of the frames that will come, even numbers; None: the source's.
         options: how it is encoded.
+        settings: of the built-in encoder itself, over those that follow from `options`.
         keep_source: take sound and metadata from the file `info.path`.
         start, end: the part of the source that is written, for the sound; seconds.
         overwrite: replace a file there.
@@ -73,6 +76,7 @@ def open_writer(
         info,
         size=size or (info.width, info.height),
         options=options,
+        settings=settings or {},
         keep_source=keep_source,
         start=start,
         end=end,
@@ -122,6 +126,7 @@ class VideoWriter:
         *,
         size: tuple[int, int],
         options: EncoderOptions,
+        settings: Mapping[str, str],
         keep_source: bool,
         start: Fraction | None,
         end: Fraction | None,
@@ -130,7 +135,7 @@ class VideoWriter:
         self.path, self._size = path, size
         self.warnings: list[str] = []
         check_suffix(path, VIDEO_SUFFIXES, "a video")
-        self._target: _Target = FFmpegProgram(options) if options.ffmpeg else _BuiltIn(options)
+        self._target: _Target = FFmpegProgram(options) if options.ffmpeg else _BuiltIn(options, settings)
         self._last_tick: int | None = None
         self._pending = AtomicOutput(path, overwrite=overwrite)
         self._cleanup = contextlib.ExitStack()
@@ -266,8 +271,9 @@ class VideoWriter:
 class _BuiltIn:
     """FFmpeg's libraries, as PyAV brings them."""
 
-    def __init__(self, options: EncoderOptions) -> None:
-        self._encoder = resolve_encoder(options)
+    def __init__(self, options: EncoderOptions, settings: Mapping[str, str]) -> None:
+        encoder = resolve_encoder(options)
+        self._encoder = replace(encoder, options=encoder.options | dict(settings))
 
     def open(self, path: Path, container: str) -> OutputContainer:
         self._container = container

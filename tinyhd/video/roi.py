@@ -1,0 +1,104 @@
+"""Frames with regions of interest: FFmpeg's side data, which some encoders follow."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import av.filter
+from av.filter.context import FilterContext
+
+from tinyhd.errors import OptionError
+from tinyhd.options import EncoderOptions
+from tinyhd.video.encoders import resolve_encoder
+from tinyhd.video.frame import VideoInfo
+
+PIX_FMT = "yuv420p"
+"""Of the frames made, so that nothing has to convert them, and drop what they carry, later."""
+
+ROI_SETTINGS: dict[str, dict[str, str]] = {
+    "libx264": {},
+    "libx265": {},
+    "libvpx-vp9": {"deadline": "realtime", "aq-mode": "0"},  # with others it ignores regions
+}
+"""Encoders that follow regions, and what they have to be given for that."""
+
+_BLIND_PRESETS = {"libx264": ("ultrafast",), "libx265": ("ultrafast", "superfast")}
+_QP_RANGE = 51  # what FFmpeg's offset of 1 means to encoders of H.264 and HEVC, for 8 bits
+
+
+def check_roi_encoder(options: EncoderOptions) -> None:
+    """Refuse encoders that would ignore regions without a word. Raises `OptionError`."""
+    able = "libx264, libx265 or libvpx-vp9"
+    if options.ffmpeg is not None:
+        raise OptionError("regions do not reach an ffmpeg program: leave out ffmpeg (--ffmpeg).")
+    name = resolve_encoder(options).name
+    if name == "libsvtav1":
+        raise OptionError(
+            f"FFmpeg does not hand regions on to libsvtav1: write a map for SvtAv1EncApp --roi-map-file, by an output "
+            f"that ends in .txt, or use {able}."
+        )
+    if name not in ROI_SETTINGS:
+        raise OptionError(f"the encoder {name} ignores regions: use {able}.")
+    if options.preset in _BLIND_PRESETS.get(name, ()):
+        raise OptionError(
+            f"{name} ignores regions with the preset {options.preset}, which has no adaptive quantization: use a "
+            "slower one."
+        )
+
+
+class RegionMarker:
+    """Gives frames regions of interest, by FFmpeg's filter addroi; makes them yuv420p, odd sizes even by a copy of the
+    last line."""
+
+    def __init__(self, info: VideoInfo) -> None:
+        """
+        Args:
+            info: of the video that frames come from.
+        """
+        self._info = info
+        self.size = (info.width + info.width % 2, info.height + info.height % 2)
+        """(width, height) of the frames made."""
+        self._graph: av.filter.Graph | None = None
+        self._count = 0
+
+    def set_regions(self, regions: Sequence[tuple[int, int, int, int, float]]) -> None:
+        """From the next frame on, these hold.
+
+        Args:
+            regions: x, y, width and height in pixels, and by how many steps the quantizer is coarser there (of H.264
+                and HEVC: six halve its precision); of overlapping ones the first counts.
+        """
+        info = self._info
+        # addroi takes no commands, but a graph is built in milliseconds
+        self._graph = graph = av.filter.Graph()
+        graph.threads = 1  # decoder and encoder have their own
+        tags = f"time_base=1/1000:pixel_aspect=1/1:colorspace={info.colorspace}:range={info.color_range}"
+        self._source = graph.add("buffer", f"video_size={info.width}x{info.height}:pix_fmt={info.pix_fmt}:{tags}")
+        filters = [("format", PIX_FMT)]
+        right, bottom = (made - had for made, had in zip(self.size, (info.width, info.height), strict=True))
+        if right or bottom:
+            filters.append(("pad", f"{self.size[0]}:{self.size[1]}:0:0"))
+            filters.append(("fillborders", f"right={right}:bottom={bottom}:mode=smear"))
+        for x, y, width, height, steps in regions:
+            filters.append(("addroi", f"{x}:{y}:{width}:{height}:{steps / _QP_RANGE:.6f}"))
+        last: FilterContext = self._source
+        for name, arguments in filters:
+            node = graph.add(name, arguments)
+            last.link_to(node)
+            last = node
+        self._sink = graph.add("buffersink")
+        last.link_to(self._sink)
+        graph.configure()
+
+    def __call__(self, image: av.VideoFrame) -> av.VideoFrame:
+        """The picture of a frame, which is not changed, with the regions that were set last."""
+        assert self._graph is not None, "regions were not set"
+        pts, time_base = image.pts, image.time_base
+        image.pts, image.time_base = self._count, Fraction(1, 1000)
+        self._count += 1
+        self._source.push(image)
+        image.pts, image.time_base = pts, time_base
+        result = self._sink.pull()
+        assert isinstance(result, av.VideoFrame)
+        result.pts, result.time_base = pts, time_base
+        return result

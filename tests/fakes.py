@@ -3,7 +3,10 @@
 So a map carries the bar code of the frame it belongs to, and costs nothing to compute.
 """
 
-from typing import TYPE_CHECKING
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,3 +63,35 @@ def as_picture(saliency: np.ndarray) -> np.ndarray:
     """A map of `GrayModel`, (H, W), as the RGB picture that it was: uint8 (H, W, 3)."""
     gray = np.rint(np.clip(saliency / SCALE, 0, 1) * 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=2)
+
+
+class RecordedAttempt:
+    """`schedule.attempt` with a slow stand-in for the model; writes down when and where a job starts and ends."""
+
+    def __init__(self, record: Path, seconds: float = 0.4) -> None:
+        self._record, self._seconds = record, seconds
+
+    def __call__(self, job: Any, options: Any, _backend: Any, progress: Any) -> dict[str, Any]:
+        import ray
+
+        from tinyhd.pipeline.schedule import attempt
+
+        def note(kind: str) -> None:
+            with self._record.open("a") as file:  # short lines are appended whole
+                file.write(f"{kind} {job.input.name} {ray.get_runtime_context().get_node_id()} {os.getpid()}\n")
+
+        class Slow(GrayModel):
+            def __call__(self, clips: np.ndarray) -> np.ndarray:
+                time.sleep(seconds)
+                return super().__call__(clips)
+
+        seconds = self._seconds
+        note("start")
+        fields = attempt(job, options, Slow(), progress)
+        note("end")
+        return fields
+
+
+def recorded(record: Path) -> list[list[str]]:
+    """What `RecordedAttempt` wrote down: (start or end, input, node, process)."""
+    return [line.split() for line in record.read_text().splitlines()] if record.exists() else []

@@ -30,7 +30,7 @@ COLORMAPS = ("turbo", "inferno", "magma", "viridis", "jet", "hot", "gray")
 """Those that forms offer; any other name of cmap is taken too."""
 DEFAULT_COLORMAP = "turbo"
 DEFAULT_OPACITY = {"overlay": 0.55, "side-by-side": 0.55, "spotlight": 0.75, "heatmap": 1.0}
-MAX_WORKERS = 256
+MAX_WORKERS = 4096
 MAX_OVERLAP = 15
 """Frames: one less than the network sees at once."""
 
@@ -45,6 +45,8 @@ class Choice:
     minimum: float | None = None
     maximum: float | None = None
     metavar: str | None = None
+    bare: str | None = None
+    """What the flag stands for where no value follows it; None: one has to."""
     advanced: bool = False
     """Forms show it only when asked for more."""
     runs_program: bool = False
@@ -220,8 +222,17 @@ class EncoderOptions(Options):
 class BatchOptions(Options):
     """How many inputs are worked on."""
 
-    workers: str = option(
-        "1", "processes side by side, each with its share of the processors; auto: one for every two", metavar="N"
+    workers: str | None = option(
+        None,
+        "processes side by side, each with its share of the processors; auto: one for every two; default: 1, with "
+        "--ray as many as there is room for",
+        metavar="N",
+    )
+    ray: str | None = option(
+        None,
+        "work on a Ray cluster: host:port, auto for the one of this machine; without an address one is started here",
+        metavar="ADDRESS",
+        bare="local",
     )
     retry_failed: bool = option(False, "with --output-dir, do again what failed in an earlier run")
     timeout: float | None = option(None, "give up on an input after this long", minimum=0.001, metavar="SECONDS")
@@ -230,7 +241,8 @@ class BatchOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
+        workers = self.workers or "1"
+        if workers != "auto" and not (workers.isdecimal() and 1 <= int(workers) <= MAX_WORKERS):
             raise OptionError(f"workers is {self.workers!r}; it must be auto or 1 to {MAX_WORKERS}.")
 
     @property
@@ -238,7 +250,7 @@ class BatchOptions(Options):
         """Processes to start; 0: work in this one."""
         if self.workers == "auto":
             return max(1, (os.cpu_count() or 1) // 2)
-        count = int(self.workers)
+        count = int(self.workers or 1)
         return 0 if count == 1 and self.timeout is None else count
 
 

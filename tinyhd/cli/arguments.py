@@ -26,6 +26,8 @@ def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Options])
         if default is not None:
             help += f"; default: {default}"
         facts: dict[str, Any] = {"choices": choice.allowed} if choice.allowed else {"metavar": choice.metavar}
+        if choice.bare is not None:
+            facts |= {"nargs": "?", "const": choice.bare}
         add(f"--{flag}", dest=name, default=default, type=_converter(name, kinds[name]), help=help, **facts)
 
 

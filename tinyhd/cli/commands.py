@@ -28,7 +28,7 @@ from tinyhd.options import (
 if TYPE_CHECKING:
     from tinyhd.pipeline.batch import Job
     from tinyhd.pipeline.manifest import Plan
-    from tinyhd.pipeline.workers import Outcome
+    from tinyhd.pipeline.schedule import Outcome
 
 log = logging.getLogger("tinyhd.cli")
 
@@ -90,9 +90,10 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         if options.dry_run:
             return FAILED if dry_run.say(plans(), tally, manifest, max(1, batch.worker_count)) else DONE
         # a model that cannot be opened fails once, not for every input
-        backend = open_backend(template["inference"]) if batch.worker_count == 0 and not template.get("track") else None
+        here = batch.worker_count == 0 and batch.ray is None
+        backend = open_backend(template["inference"]) if here and not template.get("track") else None
         progress = stack.enter_context(
-            JobProgress(batch.worker_count > 1, quiet=options.quiet, as_json=options.json_log)
+            JobProgress(batch.worker_count > 1 or batch.ray is not None, quiet=options.quiet, as_json=options.json_log)
         )
         outcomes = run_jobs(
             plans(),

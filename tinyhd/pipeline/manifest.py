@@ -116,6 +116,7 @@ class Manifest:
     ) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
+        sweep(self.path.parent)  # what workers that were lost have left
         self._lock.release()
 
     def plan(self, job: Job, retry_failed: bool = False) -> Plan:

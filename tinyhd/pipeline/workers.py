@@ -10,40 +10,20 @@ import multiprocessing
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
+from tinyhd.errors import TinyHDError
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.options import BatchOptions, InferenceOptions
-from tinyhd.pipeline.annotate import AnnotateResult
-from tinyhd.pipeline.batch import Job, run_job
+from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.manifest import Plan
-from tinyhd.video.reader import probe
-
-JobProgress = Callable[[Job, int, int | None], None]
-"""Called with (job, frames done, frames in all or None where that is not known)."""
+from tinyhd.pipeline.schedule import JobProgress, Outcome, Schedule, Step, attempt
 
 _REPORT_SECONDS = 0.5
 _POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
-
-    plan: Plan
-    result: AnnotateResult | None = None
-    error: str | None = None
-    """One sentence; None: it was done."""
-    is_usage: bool = False
-    """An option has a value that is not allowed."""
-    traceback: str | None = None
-    """Where it failed in a way that nobody expects of it."""
-    worker: int = 0
 
 
 def run_jobs(
@@ -60,70 +40,44 @@ def run_jobs(
     Args:
         plans: what is to be done.
         inference: of all jobs: the model is opened once in each process.
-        options: how many at once, and the limits.
+        options: how many at once, where, and the limits.
         backend: used instead of opening one, for jobs in this process.
         begin: called before a job starts.
         progress: called now and then while one runs.
 
     Raises:
-        OptionError, WeightsError: the model cannot be opened.
+        OptionError, WeightsError: the model cannot be opened, or there is no such cluster.
     """
     options = options or BatchOptions()
+    schedule = Schedule(plans, begin)
+    if options.ray is not None:
+        from tinyhd.pipeline.cluster import run_on_ray
+
+        yield from run_on_ray(schedule, inference, options, progress)
+        return
     count = options.worker_count
     if count == 0:
-        yield from _here(plans, inference, options, backend, begin, progress)
+        yield from _here(schedule, inference, options, backend, progress)
         return
     pool = _Pool(inference, options, count)
     try:
-        yield from pool.run(iter(plans), begin, progress)
+        yield from pool.run(schedule, progress)
     finally:
         pool.close()
 
 
-def check_limits(job: Job, options: BatchOptions) -> None:
-    """Refuse an input that is longer or larger than the limits. Raises `InputError`."""
-    if options.max_duration is None and options.max_pixels is None:
-        return
-    info = probe(job.input)
-    if options.max_duration is not None and (info.duration_seconds or 0) > options.max_duration:
-        raise InputError(
-            f"{os.fspath(job.input)!r} lasts {info.duration_seconds:.0f} s, more than --max-duration "
-            f"{options.max_duration:g} allows."
-        )
-    if options.max_pixels is not None and info.width * info.height > options.max_pixels:
-        raise InputError(
-            f"{os.fspath(job.input)!r} has {info.width}x{info.height} pixels, more than --max-pixels "
-            f"{options.max_pixels} allows."
-        )
-
-
-def _attempt(job: Job, options: BatchOptions, backend: Backend | None, progress: Any) -> dict[str, Any]:
-    """Fields of an `Outcome`."""
-    try:
-        check_limits(job, options)
-        return {"result": run_job(job, backend=backend, progress=progress)}
-    except TinyHDError as error:
-        return {"error": str(error), "is_usage": isinstance(error, OptionError)}
-    except Exception as error:
-        if is_out_of_memory(error):
-            return {"error": f"{os.fspath(job.input)!r}: out of memory."}
-        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-
-
 def _here(
-    plans: Iterable[Plan],
+    schedule: Schedule,
     inference: InferenceOptions,
     options: BatchOptions,
     backend: Backend | None,
-    begin: Callable[[Plan], None],
     progress: JobProgress,
 ) -> Iterator[Outcome]:
-    for plan in plans:
-        if backend is None and plan.job.track is None:
+    while (step := schedule.next()) is not None:
+        if backend is None and step.plan.job.track is None:
             backend = open_backend(inference)
-        begin(plan)
-        report = lambda done, total, job=plan.job: progress(job, done, total)  # noqa: E731
-        yield Outcome(plan, **_attempt(plan.job, options, backend, report))
+        report = lambda done, total, job=step.plan.job: progress(job, done, total)  # noqa: E731
+        yield from schedule.ended(step, attempt(step.task, options, backend, report))
 
 
 # ---- processes
@@ -136,7 +90,7 @@ class _Worker:
     number: int
     process: Any
     pipe: Connection
-    plan: Plan | None = None
+    step: Step | None = None
     began: float = 0.0
     is_ready: bool = False
 
@@ -147,52 +101,49 @@ class _Pool:
         self._shares = _shares(count)
         self._workers = [self._start(number) for number in range(count)]
 
-    def run(self, plans: Iterator[Plan], begin: Callable[[Plan], None], progress: JobProgress) -> Iterator[Outcome]:
-        for worker in self._workers:
-            self._next(worker, plans, begin)
-        while any(worker.plan for worker in self._workers):
-            busy = {worker.pipe: worker for worker in self._workers if worker.plan}
+    def run(self, schedule: Schedule, progress: JobProgress) -> Iterator[Outcome]:
+        while self._feed(schedule):
+            busy = {worker.pipe: worker for worker in self._workers if worker.step}
             for pipe in wait(list(busy), _POLL_SECONDS):
                 worker = busy[pipe]  # type: ignore[index]
+                assert worker.step is not None
                 try:
                     kind, content = worker.pipe.recv()
                 except (EOFError, OSError):
-                    yield self._lost(worker, "the process that worked on it died (out of memory, or a crash)")
-                    self._next(worker, plans, begin)
+                    yield from self._lost(
+                        worker, schedule, "the process that worked on it died (out of memory, or a crash)"
+                    )
                     continue
-                if kind == "progress" and worker.plan:
-                    progress(worker.plan.job, *content)
+                if kind == "progress":
+                    progress(worker.step.plan.job, *content)
                 elif kind == "unusable":
                     raise content
-                elif kind == "ended" and worker.plan:
-                    plan, worker.plan = worker.plan, None
-                    yield Outcome(plan, worker=worker.number, **content)
-                    self._next(worker, plans, begin)
+                elif kind == "ended":
+                    step, worker.step = worker.step, None
+                    yield from schedule.ended(step, content, worker.number)
             limit = self._options.timeout
             for worker in self._workers:
-                if limit is not None and worker.plan and time.monotonic() - worker.began > limit:
+                if limit is not None and worker.step and time.monotonic() - worker.began > limit:
                     worker.process.kill()
-                    yield self._lost(worker, f"it took longer than --timeout {limit:g} s")
-                    self._next(worker, plans, begin)
+                    yield from self._lost(worker, schedule, f"it took longer than --timeout {limit:g} s")
 
-    def _next(self, worker: _Worker, plans: Iterator[Plan], begin: Callable[[Plan], None]) -> None:
-        """Give a worker its next job, where there is one."""
-        plan = next(plans, None)
-        if plan is None:
-            return
-        begin(plan)
-        worker.plan, worker.began = plan, time.monotonic()
-        with contextlib.suppress(OSError):  # it died: seen when its answer is waited for
-            worker.pipe.send(plan.job)
+    def _feed(self, schedule: Schedule) -> bool:
+        """Give those who have nothing to do their next step, where there is one; whether anybody works."""
+        for worker in self._workers:
+            if worker.step is None and (step := schedule.next()) is not None:
+                worker.step, worker.began = step, time.monotonic()
+                with contextlib.suppress(OSError):  # it died: seen when its answer is waited for
+                    worker.pipe.send(step.task)
+        return any(worker.step for worker in self._workers)
 
-    def _lost(self, worker: _Worker, why: str) -> Outcome:
+    def _lost(self, worker: _Worker, schedule: Schedule, why: str) -> list[Outcome]:
         """A worker is no more; its job has failed and another takes its place."""
-        plan = worker.plan
-        assert plan is not None
+        step = worker.step
+        assert step is not None
         worker.process.join()
         new = self._start(worker.number)
-        worker.process, worker.pipe, worker.plan = new.process, new.pipe, None
-        return Outcome(plan, error=f"{os.fspath(plan.job.input)!r}: {why}.", worker=worker.number)
+        worker.process, worker.pipe, worker.step = new.process, new.pipe, None
+        return schedule.ended(step, {"error": f"{os.fspath(step.plan.job.input)!r}: {why}."}, worker.number)
 
     def _start(self, number: int) -> _Worker:
         # a process on one processor must not wait, spinning, for threads of NumPy's that have none to run on
@@ -258,4 +209,4 @@ def _work(pipe: Connection, inference: InferenceOptions, options: BatchOptions, 
                 except TinyHDError as error:
                     pipe.send(("unusable", error))
                     return
-            pipe.send(("ended", _attempt(job, options, backend, progress)))
+            pipe.send(("ended", attempt(job, options, backend, progress)))

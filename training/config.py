@@ -33,6 +33,8 @@ class TrainConfig:
     """ImageNet MobileNetV2 with BatchNorm folded, .npz (see `training.backbone`); None: random weights."""
     init: str | None = None
     """Name or path of a TinyHD model whose weights to start from instead."""
+    narrow: str | None = None
+    """Or name or path of one of channel reduction 1 that is narrowed to `model`, of 2 (see `training.narrow`)."""
     teachers: tuple[str, ...] = ()
     """Teachers that run while training, for packs without stored maps (see `training.teachers.load_teacher`)."""
     teacher_every: int = 1

@@ -37,6 +37,7 @@ from training.config import TrainConfig, config_from_dict, read_config
 from training.data import Augmentation, ClipDataset, MixSampler, list_entries
 from training.fixed_norms import fix_norms
 from training.losses import distillation_loss
+from training.narrow import narrowed
 from training.packs import LEAD
 from training.teachers import Teacher, TeacherMaps, imagenet_clip, load_teacher, normalize_sum, resize_maps
 
@@ -178,12 +179,23 @@ class Trainer:
             return model
         model = TinyHD(config.model)
         start_decoders(model)
-        if config.backbone and not self.checkpoint_path.exists():
-            data = ClipDataset(self.entries, config.size, config.augmentation)
-            order = np.random.default_rng(config.seed).permutation(len(self.entries))[:8]
-            clips = torch.stack([data[(int(k), 0)]["frames"][-16:] for k in order])
-            inflate_imagenet(model, Path(config.backbone), imagenet_clip(clips))
+        if self.checkpoint_path.exists():
+            return model
+        if config.narrow:
+            narrow = narrowed(load_model(config.narrow), config.model.decoders, self._some_clips())
+            narrow.config = replace(narrow.config, display_scale=config.model.display_scale)
+            if narrow.config != config.model:
+                raise InputError(f"{config.narrow} narrows to {narrow.config}, but the model is {config.model}.")
+            return narrow
+        if config.backbone:
+            inflate_imagenet(model, Path(config.backbone), self._some_clips())
         return model
+
+    def _some_clips(self) -> Tensor:
+        """(8, 3, 16, H, W) normalized clips, for statistics."""
+        data = ClipDataset(self.entries, self.config.size, self.config.augmentation)
+        order = np.random.default_rng(self.config.seed).permutation(len(self.entries))[:8]
+        return imagenet_clip(torch.stack([data[(int(k), 0)]["frames"][-16:] for k in order]))
 
     def _resume(self) -> None:
         stored = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)

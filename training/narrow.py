@@ -31,14 +31,16 @@ def narrowed(wide: TinyHD, decoders: tuple[str, ...], clips: Tensor) -> TinyHD:
         clips: (N, 3, 16, H, W) normalized clips.
 
     Returns:
-        A model of channel reduction 2, on the CPU, in training mode.
+        A model of channel reduction 2, in training mode.
 
     Raises:
         OptionError: `wide` is another one.
     """
     if (wide.config.channel_reduction, wide.config.output_stride) != (1, 4):
         raise OptionError(f"only models of channel reduction 1 and output stride 4 can be narrowed, not {wide.config}.")
-    narrow = TinyHD(replace(wide.config, channel_reduction=2, decoders=decoders, fusion_order=()))
+    narrow = TinyHD(replace(wide.config, channel_reduction=2, decoders=decoders, fusion_order=())).to(
+        wide.fusion.weight
+    )
     sizes = _sizes(wide, clips)
     kept = _narrow_encoder(wide, narrow, sizes)
     x0 = torch.cat([kept[1], 16 + _shuffled(kept, (2, 3), (24, 24))])
@@ -69,7 +71,7 @@ def _sizes(model: TinyHD, clips: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor
     sizes = {}
 
     def measure(module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> None:
-        variance, mean = torch.var_mean(output.float(), (0, 2, 3, 4))
+        variance, mean = torch.var_mean(output, (0, 2, 3, 4))
         sizes[module] = ((variance + mean**2).sqrt(), variance.sqrt())
 
     watched = [m for m in model.modules() if isinstance(m, ConvNorm | InvertedResidual)]

@@ -15,6 +15,13 @@ STAGES = [((1,), 1), ((2, 3), 4), ((4, 5, 6), 4), ((7, 8, 9, 10), 4), ((11, 12, 
 STAGES += [((14, 15, 16), 16), ((17,), 16), ((18,), 16)]
 
 
+def take_statistics(norm: nn.BatchNorm3d, inputs: tuple[Tensor], _output: Tensor) -> None:
+    """Those of the batch, so that the norm computes the same in training and after."""
+    variance, mean = torch.var_mean(inputs[0], (0, 2, 3, 4), correction=0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+
+
 def silence(layer: ConvNorm, alive: Tensor) -> None:
     layer.norm.weight.mul_(alive)
     layer.norm.bias.mul_(alive)
@@ -32,12 +39,12 @@ def half_silent(clips: Tensor) -> TinyHD:
     """A model half of whose channels are zero, others at random, with the norms' statistics of `clips`."""
     rng = torch.Generator().manual_seed(3)
     torch.manual_seed(3)
-    model = TinyHD(TinyHDConfig(decoders=("d1", "d2"), output_stride=4))
+    model = TinyHD(TinyHDConfig(decoders=("d1", "d2"), output_stride=4)).to(clips)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             module.weight.uniform_(0.5, 1.5)
             module.bias.uniform_(0.1, 0.5)
-            module.momentum = 1.0
+            module.register_forward_hook(take_statistics)
     layers = model.encoder.layers
     stem = half(32, 1, rng)
     silence(layers[0], stem)
@@ -56,12 +63,15 @@ def half_silent(clips: Tensor) -> TinyHD:
     for number, alive in (outs | dict.fromkeys(("20", "21", "22"), x0)).items():
         silence(model.decoders["d2"].blocks[number].project, alive.float())
     model(clips)
+    for module in model.modules():
+        module._forward_hooks.clear()
     return model.eval()
 
 
 @pytest.fixture
 def clips() -> Tensor:
-    return torch.randn(2, 3, 16, 32, 64, generator=torch.Generator().manual_seed(1))
+    """Small and in double precision: the norms of the coarsest layers see few values and would magnify errors."""
+    return torch.randn(2, 3, 16, 32, 64, generator=torch.Generator().manual_seed(1)).double()
 
 
 def test_what_only_drops_silent_channels_computes_the_same(clips: Tensor) -> None:
@@ -69,10 +79,10 @@ def test_what_only_drops_silent_channels_computes_the_same(clips: Tensor) -> Non
     narrow = narrowed(wide, ("d1", "d2"), clips)
     assert narrow.config == TinyHDConfig(channel_reduction=2, decoders=("d1", "d2"), output_stride=4)
     with torch.no_grad():
-        given, expected = narrow.eval()(clips), wide(clips)
+        given, expected = narrow(clips), wide(clips)  # the narrow one in training
     assert expected.fused.std() > 1e-3
     for name, maps in expected.decoders.items():
-        torch.testing.assert_close(given.decoders[name], maps, atol=1e-4, rtol=0)
+        torch.testing.assert_close(given.decoders[name], maps, atol=1e-6, rtol=0)
 
 
 def test_d3_starts_anew(clips: Tensor) -> None:

@@ -93,7 +93,7 @@ def test_every_flag_reaches_the_job(folder: Path, monkeypatch: pytest.MonkeyPatc
         jobs.append(job)
         raise InputError("enough")
 
-    monkeypatch.setattr("tinyhd.pipeline.workers.run_job", run_job)
+    monkeypatch.setattr("tinyhd.pipeline.schedule.run_job", run_job)
     arguments = (
         "in.mp4 -o out.mp4 --style heatmap --colormap viridis --opacity 0.3 --normalize none --codec hevc --crf 30 "
         "--preset fast --start 1:02.5 --end 2:00:00 --precision bfloat16 --overlap 3 --no-cuts --sampling-rate 0 "

@@ -27,9 +27,12 @@ def say(plans: "Iterable[Plan]", tally: "_Tally", manifest: "Manifest | None", p
 
     inputs: list[Path] = []
     for plan in plans:
+        outputs: list[str] = []
         with tally.failures(os.fspath(plan.job.input)):
-            print(f"{plan.job.input} -> {', '.join(output_names(plan.job))}")
+            outputs = output_names(plan.job)
+        if outputs:
             inputs.append(plan.job.input)
+            print(f"{plan.job.input} -> {', '.join(outputs)}")
     kept = f"; {tally.before_done} are done already" if tally.before_done else ""
     print(f"{len(inputs)} input{'s' * (len(inputs) != 1)} to do{kept}.")
     if inputs:

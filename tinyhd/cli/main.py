@@ -6,11 +6,12 @@ What takes long to import is imported when work begins, so that `--help` and mis
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 
 from tinyhd.cli import batch_report, commands, encode, moments, reframe, report
 from tinyhd.cli.arguments import add_options, seconds
-from tinyhd.cli.messages import logging_to_stderr
+from tinyhd.cli.messages import logging_to_stderr, open_missing_streams
 from tinyhd.cli.signals import Terminated, ended_by_signals
 from tinyhd.errors import OptionError, TinyHDError, is_out_of_memory
 from tinyhd.options import BatchOptions, EncoderOptions, InferenceOptions, RenderOptions
@@ -60,10 +61,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    open_missing_streams()
     with logging_to_stderr(options.json_log, options.quiet):
         try:
             with ended_by_signals():
                 status: int = _COMMANDS[options.command][2](parser, options)
+                sys.stdout.flush()
                 return status
         except KeyboardInterrupt:
             log.error("Interrupted; no unfinished file was left.")
@@ -75,6 +78,9 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             return commands.USAGE
         except TinyHDError as error:
             log.error("%s", error)
+            return commands.FAILED
+        except BrokenPipeError:  # who reads the list has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return commands.FAILED
         except Exception as error:
             if not is_out_of_memory(error):

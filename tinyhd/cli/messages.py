@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,18 @@ _PROGRESS_SECONDS = 10.0  # between lines where there is no terminal
 def data(event: str, **values: Any) -> dict[str, Any]:
     """`extra` of a log record: what --json-log adds to its message."""
     return {"data": {"event": event, **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()}}}
+
+
+def open_missing_streams() -> None:
+    """Open what the caller has closed of stdin, stdout and stderr: the next file to be opened would take its place, and
+    get what libraries print there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 @contextlib.contextmanager

@@ -150,6 +150,10 @@ class Manifest:
     def end(self, plan: Plan, result: AnnotateResult | None, error: str | None = None, worker: int = 0) -> None:
         """Note how a job ended: its result, or the sentence that says what went wrong. Raises `OutputError`."""
         facts: dict[str, Any] = {"worker": worker}
+        begun = self._entries.get(_name(plan.job.input))
+        if begun is not None and (begun.status, begun.attempt) == (_STARTED, plan.attempt):
+            # a file that was replaced meanwhile is not what was worked on
+            facts["identity"] = begun.size, begun.mtime_ns, begun.content
         if result is None:
             self._write(plan, FAILED, [], error=error, **facts)
             return
@@ -157,9 +161,16 @@ class Manifest:
         facts |= {"frames": result.frames, "seconds": round(result.elapsed_seconds, 3)}
         self._write(plan, DAMAGED if result.damaged else DONE, outputs, warnings=list(result.warnings), **facts)
 
-    def _write(self, plan: Plan, status: str, outputs: list[tuple[str, int]], **facts: Any) -> None:
+    def _write(
+        self,
+        plan: Plan,
+        status: str,
+        outputs: list[tuple[str, int]],
+        identity: tuple[int, int, str] | None = None,
+        **facts: Any,
+    ) -> None:
         job, name = plan.job, _name(plan.job.input)
-        size, mtime_ns, content = _identity(job.input)
+        size, mtime_ns, content = identity or _identity(job.input)
         entry = Entry(
             status, plan.attempt, settings_hash(job), self._model, size, mtime_ns, content, facts.get("fresh", False),
             tuple(outputs),

@@ -354,6 +354,16 @@ class RoiOptions(Options):
     )
 
 
+GROUPS: dict[str, dict[str, type[Options]]] = {
+    "annotate": {"inference": InferenceOptions, "render": RenderOptions, "encoder": EncoderOptions},
+    "analyze": {"inference": InferenceOptions},
+    "reframe": {"inference": InferenceOptions, "encoder": EncoderOptions, "crop": ReframeOptions},
+    "moments": {"inference": InferenceOptions, "moments": MomentOptions},
+    "encode": {"inference": InferenceOptions, "encoder": EncoderOptions, "roi": RoiOptions},
+}
+"""What can be done with a video, and the options of each, by the field of a `Job` that holds them."""
+
+
 _ASPECT = r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)"
 
 

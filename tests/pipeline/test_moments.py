@@ -100,7 +100,7 @@ def test_peaks_at_a_cut_are_kept_away_from_it(tmp_path: Path, source: Path) -> N
 
 def test_what_json_says(tmp_path: Path, source: Path, track: Path) -> None:
     result = run(source, tmp_path / "out", track=track, aspect="1:1")
-    content = json.loads(result.json.read_text())
+    content = json.loads(result.output.read_text())
     assert content["source"] == "clip.mp4"
     assert "twentieth" in content["focus"]
     for entry, moment in zip(content["moments"], result.moments, strict=True):
@@ -125,7 +125,7 @@ def test_formats(tmp_path: Path, source: Path, track: Path, format: str) -> None
 def test_crops_lie_where_attention_is(tmp_path: Path, source: Path, track: Path) -> None:
     result = run(source, tmp_path / "out", track=track, aspect="1:2", format="png")
     assert decoded(result.pictures[0]).shape == (128, 64, 3)
-    (box, _) = (entry["box"] for entry in json.loads(result.json.read_text())["moments"])
+    (box, _) = (entry["box"] for entry in json.loads(result.output.read_text())["moments"])
     assert box[0] < 0.8 < box[2]
     assert (box[1], box[3]) == (0, 1)
     frames = [frame.to_rgb() for frame in read_frames(source)]

@@ -6,7 +6,8 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from tinyhd.errors import OptionError
-from tinyhd.options import Options, choices, convert, field_types
+from tinyhd.options import BatchOptions, Options, choices, convert, field_types
+from tinyhd.version import __version__
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -29,6 +30,38 @@ def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Options])
         if choice.bare is not None:
             facts |= {"nargs": "?", "const": choice.bare}
         add(f"--{flag}", dest=name, default=default, type=_converter(name, kinds[name]), help=help, **facts)
+
+
+def add_inputs(parser: argparse.ArgumentParser, output: str | None) -> None:
+    """What all commands for one input or many take. `output`: what is written for one; None: files in a folder."""
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="videos, still images, folders or globs")
+    parser.add_argument("--version", action="version", version=f"tinyhd {__version__}")
+    parser.add_argument("--list-models", action="store_true", help="print the names that --model knows, and end")
+    add = parser.add_argument_group("output").add_argument
+    if output:
+        add("-o", "--output", metavar="FILE", help=f"where to write the {output}, for one input")
+    add("--output-dir", metavar="DIR", help="write all outputs into this folder; run again, it goes on where it was")
+    add("--overwrite", action="store_true", help="replace outputs that exist; an input is never overwritten")
+    add = parser.add_argument_group("input").add_argument
+    add("--recursive", action="store_true", help="take what is in the subfolders of folders too")
+    add("--include", action="append", default=[], metavar="PATTERN", help="take only such names from folders: *.mkv")
+    add("--exclude", action="append", default=[], metavar="PATTERN", help="do not take such names from folders")
+    add(
+        "--from-file",
+        metavar="FILE",
+        help="a list of inputs: a name a line (- for standard input), or x.csv or x.jsonl with input and any options",
+    )
+    add("--shard", metavar="K/N", help="only the Kth of N parts of the inputs, for several machines")
+    add("--start", type=seconds, metavar="TIME", help="only from here on: seconds or [HH:]MM:SS")
+    add("--end", type=seconds, metavar="TIME", help="only up to here")
+    add_options(parser, "many inputs", BatchOptions)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """`--track`."""
+    help = "what `tinyhd analyze` wrote for this input: the network is not run"
+    parser.add_argument("--track", metavar="FILE", help=help)
 
 
 def read_options(arguments: argparse.Namespace, cls: type[OptionsT]) -> OptionsT:

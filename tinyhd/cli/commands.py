@@ -1,4 +1,4 @@
-"""What the subcommands `annotate` and `analyze` do with one input or many, up to where `pipeline` begins; `export`."""
+"""What the subcommands do with one input or many, up to where `pipeline` begins; `export`."""
 
 import argparse
 import contextlib
@@ -15,15 +15,8 @@ from tinyhd.cli import dry_run
 from tinyhd.cli.arguments import read_options
 from tinyhd.cli.messages import JobProgress, data
 from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
-from tinyhd.files import OUTPUT_TAG, check_target, make_folder, sweep
-from tinyhd.options import (
-    BatchOptions,
-    EncoderOptions,
-    InferenceOptions,
-    RenderOptions,
-    convert,
-    field_types,
-)
+from tinyhd.files import ENCODED_TAG, OUTPUT_TAG, REFRAMED_TAG, check_target, make_folder, sweep
+from tinyhd.options import GROUPS, BatchOptions, convert, field_types
 
 if TYPE_CHECKING:
     from tinyhd.pipeline.batch import Job
@@ -34,15 +27,26 @@ log = logging.getLogger("tinyhd.cli")
 
 DONE, FAILED, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 
+_ONE_INPUT = ("track", "path", "keep", "save_path")
+_DONE_WORDS = {
+    "annotate": "annotated",
+    "analyze": "analyzed",
+    "reframe": "reframed",
+    "moments": "searched",
+    "encode": "encoded",
+}
+_FACTS = ("input", "output", "frames", "damaged", "maps", "stats", "path", "size", "sheet", "times", "bytes")
+"""What is logged of a result, where there is such a thing."""
+
 
 def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """`annotate` and `analyze`: one job for each input."""
+    """One job for each input; returns the exit status."""
     if options.list_models:
         return _list_models()
     if not options.inputs and not options.from_file:
         parser.error("name at least one video, still image, folder or glob")
-    template = _template(options)  # what is wrong with options is said before anything slow is imported
     batch = read_options(options, BatchOptions)
+    template = _template(options)
     from tinyhd.inference.backends import open_backend
     from tinyhd.network.registry import find_model
     from tinyhd.pipeline.manifest import TODO, Manifest, Plan
@@ -51,19 +55,21 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     from tinyhd.video.writer import check_encoder
 
     rows, is_batch = _rows(options)
-    if options.output is not None and (is_batch or options.output_dir is not None):
+    if getattr(options, "output", None) is not None and (is_batch or options.output_dir is not None):
         raise OptionError("-o is for one input; with several, a folder or a glob, or with --output-dir, leave it out.")
-    if template.get("track") and is_batch:
-        raise OptionError("--track is for one input.")
+    if is_batch and (named := [name for name in _ONE_INPUT if template.get(name) is not None]):
+        raise OptionError(f"--{named[0].replace('_', '-')} is for one input.")
+    needs_network = not template.get("track") and not template.get("path")
     # what would fail for every input fails here
-    if options.command == "annotate":
+    if "encoder" in template:
         check_encoder(template["encoder"])
+    if "render" in template:
         color_table(template["render"])
     names = _OutputNames([Path(row["input"]) for row in rows], is_batch, options)
     tally = _Tally(options.command, len(rows), is_batch)
     with contextlib.ExitStack() as stack:
         manifest: Manifest | None = None
-        if options.output_dir is not None and not template.get("track"):
+        if options.output_dir is not None and needs_network:
             manifest = stack.enter_context(Manifest(Path(options.output_dir), find_model(options.model).hash))
         else:
             for folder in {file.parent for file in names.inputs}:
@@ -91,7 +97,7 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             return FAILED if dry_run.say(plans(), tally, manifest, max(1, batch.worker_count)) else DONE
         # a model that cannot be opened fails once, not for every input
         here = batch.worker_count == 0 and batch.ray is None
-        backend = open_backend(template["inference"]) if here and not template.get("track") else None
+        backend = open_backend(template["inference"]) if here and needs_network else None
         progress = stack.enter_context(
             JobProgress(batch.worker_count > 1 or batch.ray is not None, quiet=options.quiet, as_json=options.json_log)
         )
@@ -131,18 +137,11 @@ def _rows(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
 
 def _template(options: argparse.Namespace) -> dict[str, Any]:
     """What all jobs have in common: fields of `Job`."""
-    common = {
-        "inference": read_options(options, InferenceOptions),
-        "start": options.start,
-        "end": options.end,
-    }
-    if options.command == "annotate":
-        common |= {
-            "render": read_options(options, RenderOptions),
-            "encoder": read_options(options, EncoderOptions),
-            "regions": options.regions,
-            "track": None if options.track is None else Path(options.track),
-        }
+    common: dict[str, Any] = {field: read_options(options, kind) for field, kind in GROUPS[options.command].items()}
+    plain = ("start", "end", "regions", "path", "keep", "save_path", "preview")
+    common |= {name: getattr(options, name) for name in plain if hasattr(options, name)}
+    if getattr(options, "track", None) is not None:
+        common["track"] = Path(options.track)
     return common
 
 
@@ -152,7 +151,7 @@ def _job(row: dict[str, Any], template: dict[str, Any], names: "_OutputNames", o
     file = Path(row["input"])
     job = Job(**template, **names.of(file), input=file, action=options.command, overwrite=options.overwrite)
     own = {name: value for name, value in row.items() if name != "input" and value not in (None, "")}
-    for group in ("inference", "render", "encoder"):
+    for group in GROUPS[options.command]:
         options_of = getattr(job, group)
         given = {name: own.pop(name) for name in field_types(type(options_of)) if name in own}
         if given:  # checked as what comes from elsewhere, then laid over the command's own
@@ -160,7 +159,7 @@ def _job(row: dict[str, Any], template: dict[str, Any], names: "_OutputNames", o
             kinds = field_types(type(options_of))
             values = {name: convert(name, value, kinds[name]) for name, value in given.items()}
             job = dataclasses.replace(job, **{group: dataclasses.replace(options_of, **values)})
-    rest = Job.from_mapping({"input": file, **own})
+    rest = Job.from_mapping({"input": file, "action": options.command, **own})
     return dataclasses.replace(job, **{name: getattr(rest, name) for name in own})
 
 
@@ -210,19 +209,23 @@ class _Tally:
         for warning in result.warnings:
             log.warning("%s: %s", job.input, warning, extra=data("warning", input=job.input))
         seconds = result.elapsed_seconds
-        facts = {k: v for k, v in dataclasses.asdict(result).items() if k not in ("warnings", "elapsed_seconds")}
+        facts = {name: getattr(result, name) for name in _FACTS if getattr(result, name, None) is not None}
+        what = f"{result.frames} frame{'s' * (result.frames != 1)}"
+        if "times" in facts:
+            what = f"moments at {', '.join(f'{time:.2f}' for time in facts['times'])} s, from {what}"
+        if "bytes" in facts:
+            what = f"{what}, {facts['bytes'] / 1000:.0f} kB,"
         log.info(
-            "%s -> %s: %d frame%s in %.1f s (%.1f frames/s)",
-            *(job.input, result.output, result.frames, "s" * (result.frames != 1), seconds, result.frames / seconds),
+            "%s -> %s: %s in %.1f s (%.1f frames/s)",
+            *(job.input, result.output, what, seconds, result.frames / seconds),
             extra=data("done", **facts, elapsed_seconds=round(seconds, 3)),
         )
 
     def finish(self) -> int:
         """Sum up; the exit status."""
         if self._is_batch:
-            verb = "annotated" if self._command == "annotate" else "analyzed"
             done = self._count - self.failed - self.before_failed
-            parts = [f"{done} {verb}"]
+            parts = [f"{done} {_DONE_WORDS[self._command]}"]
             details = [f"{self.before_done} before"] * bool(self.before_done)
             details += [f"{self.damaged} of them damaged"] * bool(self.damaged)
             if details:
@@ -291,19 +294,27 @@ class _OutputNames:
         return job if job.output is not None else dataclasses.replace(job, output=self._output(job.input))
 
     def _output(self, file: Path) -> Path | None:
-        from tinyhd.pipeline.outputs import default_output
+        from tinyhd.pipeline.moments import MOMENTS_SUFFIX
         from tinyhd.saliency.track import TRACK_SUFFIX
         from tinyhd.video.reader import probe
 
-        if self._options.output is not None:
+        command = self._options.command
+        if getattr(self._options, "output", None) is not None:
             return Path(self._options.output)
-        folder = self._folder or file.parent
-        if self._options.command == "analyze":
-            return folder / f"{self._stems[file]}{TRACK_SUFFIX}"
-        if self._is_batch or self._folder:
-            suffix = default_output(file, probe(file).is_still).suffix
-            return folder / f"{self._stems[file]}{OUTPUT_TAG}{suffix}"
-        return None
+        if command == "annotate" and not (self._is_batch or self._folder):
+            return None
+        if command == "analyze":
+            ending = TRACK_SUFFIX
+        elif command == "moments":
+            ending = MOMENTS_SUFFIX
+        elif command == "encode":
+            ending = f"{ENCODED_TAG}.mp4"
+        elif getattr(self._options, "path_only", False):
+            ending = f"{REFRAMED_TAG}.csv"
+        else:
+            tag = OUTPUT_TAG if command == "annotate" else REFRAMED_TAG
+            ending = tag + (".png" if probe(file).is_still else ".mp4")
+        return (self._folder or file.parent) / f"{self._stems[file]}{ending}"
 
 
 def _list_models() -> int:

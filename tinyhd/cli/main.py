@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 
 from tinyhd.cli import batch_report, commands, encode, moments, reframe, report
-from tinyhd.cli.arguments import add_options, seconds
+from tinyhd.cli.arguments import add_inputs, add_options, add_track
 from tinyhd.cli.messages import logging_to_stderr, open_missing_streams
 from tinyhd.cli.signals import Terminated, ended_by_signals
 from tinyhd.errors import OptionError, TinyHDError, is_out_of_memory
-from tinyhd.options import BatchOptions, EncoderOptions, InferenceOptions, RenderOptions
+from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.version import __version__
 
 log = logging.getLogger("tinyhd.cli")
@@ -99,35 +99,9 @@ def _configured(parser: argparse.ArgumentParser, description: str) -> argparse.A
     return parser
 
 
-def _fill_inputs(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="videos, still images, folders or globs")
-    parser.add_argument("--version", action="version", version=f"tinyhd {__version__}")
-    parser.add_argument("--list-models", action="store_true", help="print the names that --model knows, and end")
-    add = parser.add_argument_group("output").add_argument
-    add("-o", "--output", metavar="FILE", help=f"where to write the {what}, for one input")
-    add("--output-dir", metavar="DIR", help="write all outputs into this folder; run again, it goes on where it was")
-    add("--overwrite", action="store_true", help="replace outputs that exist; an input is never overwritten")
-    add = parser.add_argument_group("input").add_argument
-    add("--recursive", action="store_true", help="take what is in the subfolders of folders too")
-    add("--include", action="append", default=[], metavar="PATTERN", help="take only such names from folders: *.mkv")
-    add("--exclude", action="append", default=[], metavar="PATTERN", help="do not take such names from folders")
-    add(
-        "--from-file",
-        metavar="FILE",
-        help="a list of inputs: a name a line (- for standard input), or x.csv or x.jsonl with input and any options",
-    )
-    add("--shard", metavar="K/N", help="only the Kth of N parts of the inputs, for several machines")
-    add("--start", type=seconds, metavar="TIME", help="only from here on: seconds or [HH:]MM:SS")
-    add("--end", type=seconds, metavar="TIME", help="only up to here")
-    add_options(parser, "many inputs", BatchOptions)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and end")
-
-
 def _fill_annotate(parser: argparse.ArgumentParser) -> None:
-    _fill_inputs(parser, "annotated video")
-    parser.add_argument(
-        "--track", metavar="FILE", help="what `tinyhd analyze` wrote for this input: the network is not run"
-    )
+    add_inputs(parser, "annotated video")
+    add_track(parser)
     add_options(parser, "rendering", RenderOptions)
     add = parser.add_argument_group("what is kept beside it").add_argument
     add(
@@ -153,7 +127,7 @@ def _fill_annotate(parser: argparse.ArgumentParser) -> None:
 
 
 def _fill_analyze(parser: argparse.ArgumentParser) -> None:
-    _fill_inputs(parser, "track")
+    add_inputs(parser, "track")
     add_options(parser, "inference", InferenceOptions)
 
 

@@ -4,20 +4,47 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tinyhd.errors import OptionError
 from tinyhd.inference.backends import Backend, open_backend
-from tinyhd.options import EncoderOptions, InferenceOptions, Options, RenderOptions, field_types
+from tinyhd.options import (
+    GROUPS,
+    EncoderOptions,
+    InferenceOptions,
+    MomentOptions,
+    ReframeOptions,
+    RenderOptions,
+    RoiOptions,
+    field_types,
+)
 from tinyhd.pipeline.analyze import Progress, Seconds, analyze
 from tinyhd.pipeline.annotate import AnnotateResult, annotate
+from tinyhd.pipeline.encode import encode
+from tinyhd.pipeline.moments import MOMENTS_SUFFIX, moments
+from tinyhd.pipeline.reframe import reframe
 
-ACTIONS = ("annotate", "analyze")
+
+class Result(Protocol):
+    """What every action tells of what it has done."""
+
+    @property
+    def input(self) -> Path: ...
+    @property
+    def output(self) -> Path: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def elapsed_seconds(self) -> float: ...
+    @property
+    def damaged(self) -> bool: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done with one video; see `annotate` and `analyze` for the fields.
+    """What is to be done with one video; see the functions of the actions' names for the fields.
 
     Raises:
         OptionError: there is no such action.
@@ -29,17 +56,29 @@ class Job:
     inference: InferenceOptions = field(default_factory=InferenceOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    crop: ReframeOptions = field(default_factory=ReframeOptions)
+    moments: MomentOptions = field(default_factory=MomentOptions)
+    roi: RoiOptions = field(default_factory=RoiOptions)
     track: Path | None = None
     start: Seconds | None = None
     end: Seconds | None = None
     save_maps: str | None = None
     stats: str | None = None
     regions: str | None = None
+    path: str | None = None
+    keep: str | None = None
+    save_path: str | None = None
+    preview: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.action not in ACTIONS:
-            raise OptionError(f"the action is {self.action!r}; it must be one of {', '.join(ACTIONS)}.")
+        if self.action not in GROUPS:
+            raise OptionError(f"the action is {self.action!r}; it must be one of {', '.join(GROUPS)}.")
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether the network has to look at the video."""
+        return self.track is None and self.path is None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -48,17 +87,12 @@ class Job:
         Raises:
             OptionError: an unknown name, or a value that is not allowed.
         """
-        groups: dict[str, type[Options]] = {
-            "inference": InferenceOptions,
-            "render": RenderOptions,
-            "encoder": EncoderOptions,
-        }
         left = {name: value for name, value in values.items() if value is not None and value != ""}
         given: dict[str, Any] = {}
-        for group, kind in groups.items():
+        for group, kind in GROUPS.get(left.get("action", "annotate"), {}).items():
             own = {name: left.pop(name) for name in field_types(kind) if name in left}
             given[group] = kind.from_mapping(own)
-        known = {entry.name for entry in fields(cls)} - set(groups)
+        known = {entry.name for entry in fields(cls)} - {group for groups in GROUPS.values() for group in groups}
         if unknown := sorted(set(left) - known):
             raise OptionError(f"there is no option {unknown[0]!r}.")
         given |= {name: Path(left.pop(name)) for name in ("input", "output", "track") if name in left}
@@ -70,7 +104,7 @@ def run_job(
     *,
     backend: Backend | None = None,
     progress: Progress | None = None,
-) -> AnnotateResult:
+) -> Result:
     """Do a job.
 
     Args:
@@ -78,7 +112,7 @@ def run_job(
         progress: as for `annotate`.
 
     Raises:
-        TinyHDError: as `annotate` and `analyze`; nothing half-written is left.
+        TinyHDError: as the functions named as the actions; nothing half-written is left.
     """
     common: dict[str, Any] = {
         "inference": job.inference,
@@ -87,23 +121,24 @@ def run_job(
         "overwrite": job.overwrite,
         "progress": progress,
     }
-    if job.track is None:
+    if job.needs_network:
         common["backend"] = backend or open_backend(job.inference)
     if job.action == "annotate":
-        return annotate(
-            job.input,
-            job.output,
-            render=job.render,
-            encoder=job.encoder,
-            track=job.track,
-            save_maps=job.save_maps,
-            stats=job.stats,
-            regions=job.regions,
-            **common,
-        )
-    began = time.perf_counter()
+        names = ("render", "encoder", "track", "save_maps", "stats", "regions")
+        return annotate(job.input, job.output, **{name: getattr(job, name) for name in names}, **common)
+    if job.action == "reframe":
+        names = ("encoder", "track", "path", "keep", "preview", "save_path")
+        own = {name: getattr(job, name) for name in names}
+        return reframe(job.input, job.output, options=job.crop, **own, **common)
+    if job.action == "encode":
+        own = {"options": job.roi, "encoder": job.encoder, "track": job.track}
+        return encode(job.input, job.output, **own, **common)
     if job.output is None:
-        raise OptionError("a job that analyzes needs an output.")
+        raise OptionError(f"a job that is to {job.action} needs an output.")
+    if job.action == "moments":
+        stem = job.output.name.removesuffix(MOMENTS_SUFFIX)
+        return moments(job.input, job.output.parent, stem=stem, options=job.moments, track=job.track, **common)
+    began = time.perf_counter()
     with analyze(job.input, job.output, **common) as track:
         info = track.info
     return AnnotateResult(

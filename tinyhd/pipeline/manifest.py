@@ -1,7 +1,7 @@
 """What a batch has done so far: one line of JSON for each attempt, kept in the folder of its outputs.
 
-    {"input": "/videos/a.mp4", "status": "started", "attempt": 1, "fresh": true, ...}
-    {"input": "/videos/a.mp4", "status": "done", "attempt": 1, "frames": 250, "seconds": 4.2, ...}
+    {"input": "/videos/a.mp4", "action": "annotate", "status": "started", "attempt": 1, "fresh": true, ...}
+    {"input": "/videos/a.mp4", "action": "annotate", "status": "done", "frames": 250, "seconds": 4.2, ...}
 
 Lines are only ever added, and each is on the disk before the next job starts, so that a run can be killed at any moment
 and goes on where it was: outputs appear under their names when they are complete, and what is here says whose they are.
@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 
 from tinyhd.errors import InputError, OutputError
 from tinyhd.files import cannot_write, sweep
-from tinyhd.pipeline.annotate import AnnotateResult
-from tinyhd.pipeline.batch import Job
+from tinyhd.options import GROUPS
+from tinyhd.pipeline.batch import Job, Result
 from tinyhd.pipeline.outputs import default_output
 from tinyhd.video.reader import probe
 
@@ -83,7 +83,7 @@ class Manifest:
         """
         self.path, self._model = folder / MANIFEST_NAME, model_hash
         self.frames, self.seconds = 0, 0.0
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[tuple[str, str], Entry] = {}
         self._lock = FileLock(folder / f".{MANIFEST_NAME}.lock")
         try:
             self._lock.acquire(timeout=0)
@@ -97,7 +97,7 @@ class Manifest:
             sweep(folder)
             self._file: IO[bytes] = self.path.open("ab+")
             for values, entry in read_manifest(self.path):
-                self._entries[values["input"]] = entry
+                self._entries[values["action"], values["input"]] = entry
                 self.frames += values.get("frames", 0)
                 self.seconds += values.get("seconds", 0.0)
             _cut_torn_line(self._file)
@@ -122,7 +122,7 @@ class Manifest:
     def plan(self, job: Job, retry_failed: bool = False) -> Plan:
         """What is to be done, given what was done before: finished jobs are not repeated while their input, settings,
         model and outputs are the same; failed ones only where `retry_failed` says so."""
-        entry = self._entries.get(_name(job.input))
+        entry = self._entries.get(_key(job))
         if entry is None:
             return Plan(TODO, job)
         todo = Plan(TODO, job, entry.attempt + 1)
@@ -147,7 +147,7 @@ class Manifest:
         fresh = plan.job.overwrite or not any(os.path.lexists(name) for name in outputs)
         self._write(plan, _STARTED, [(name, 0) for name in outputs], fresh=fresh)
 
-    def end(self, plan: Plan, result: AnnotateResult | None, error: str | None = None, worker: int = 0) -> None:
+    def end(self, plan: Plan, result: Result | None, error: str | None = None, worker: int = 0) -> None:
         """Note how a job ended: its result, or the sentence that says what went wrong. Raises `OutputError`."""
         facts: dict[str, Any] = {"worker": worker}
         begun = self._entries.get(_name(plan.job.input))
@@ -175,14 +175,14 @@ class Manifest:
             status, plan.attempt, settings_hash(job), self._model, size, mtime_ns, content, facts.get("fresh", False),
             tuple(outputs),
         )  # fmt: skip
-        line = {"input": name, **entry._asdict(), **facts, "time": round(time.time(), 3)}
+        line = {"input": name, "action": job.action, **entry._asdict(), **facts, "time": round(time.time(), 3)}
         try:
             self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        self._entries[name] = entry
+        self._entries[_key(job)] = entry
 
 
 def _cut_torn_line(file: IO[bytes]) -> None:
@@ -210,7 +210,7 @@ def read_manifest(path: Path) -> Iterator[tuple[dict[str, Any], Entry]]:
                 values = json.loads(line.decode("utf-8", "surrogateescape"))
                 outputs = tuple((str(name), int(size)) for name, size in values["outputs"])
                 entry = Entry(**{name: values[name] for name in Entry._fields} | {"outputs": outputs})
-                values["input"]
+                values["input"], values["action"]
             except (ValueError, KeyError, TypeError) as error:
                 is_torn = not line.endswith(b"\n") and line[: len(_LINE_START)] == _LINE_START[: len(line)]
                 if is_torn or not line.strip():
@@ -224,7 +224,8 @@ def read_manifest(path: Path) -> Iterator[tuple[dict[str, Any], Entry]]:
 def settings_hash(job: Job) -> str:
     """A short digest of all that decides what a job's outputs hold, but for the input and the model's file."""
     values = asdict(job)
-    for name in ("input", "output", "overwrite"):
+    others = {group for groups in GROUPS.values() for group in groups} - set(GROUPS[job.action])
+    for name in {"input", "output", "overwrite", *others}:
         del values[name]
     values["inference"] = {k: v for k, v in values["inference"].items() if k not in _NOT_SETTINGS}
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -233,7 +234,11 @@ def settings_hash(job: Job) -> str:
 def output_names(job: Job) -> list[str]:
     """The names of all files and folders that a job writes."""
     output = job.output or default_output(job.input, probe(job.input).is_still)
-    return [os.path.abspath(name) for name in (output, job.save_maps, job.stats) if name is not None]
+    return [os.path.abspath(name) for name in (output, job.save_maps, job.stats, job.save_path) if name is not None]
+
+
+def _key(job: Job) -> tuple[str, str]:
+    return job.action, _name(job.input)
 
 
 def _name(path: Path) -> str:

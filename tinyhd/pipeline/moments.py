@@ -37,6 +37,8 @@ from tinyhd.version import __version__
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.reader import probe
 
+MOMENTS_SUFFIX = ".moments.json"
+
 _PEAKS_EACH = 3
 """Peaks that are looked at for each moment wanted."""
 _QUALITY_SIDE, _THUMBNAIL = 512, (32, 18)
@@ -60,8 +62,8 @@ class MomentsResult:
     """What `moments` has found and written."""
 
     input: Path
-    json: Path
-    """What is known of all moments and spans."""
+    output: Path
+    """JSON: what is known of all moments and spans."""
     sheet: Path
     """All pictures on one."""
     pictures: tuple[Path, ...]
@@ -69,9 +71,15 @@ class MomentsResult:
     moments: tuple[Moment, ...]
     focused: tuple[Span, ...]
     scattered: tuple[Span, ...]
+    frames: int
     warnings: tuple[str, ...]
     damaged: bool
     elapsed_seconds: float
+
+    @property
+    def times(self) -> list[float]:
+        """Of the moments, seconds after the container's start."""
+        return [moment.time_seconds for moment in self.moments]
 
 
 def moments(
@@ -116,7 +124,7 @@ def moments(
     stem = stem or Path(input).stem
     _checked(input)
     folder = make_folder(Path(output_dir))
-    table, sheet = folder / f"{stem}.moments.json", folder / f"{stem}.moments{suffix}"
+    table, sheet = folder / f"{stem}{MOMENTS_SUFFIX}", folder / f"{stem}.moments{suffix}"
     earlier = [path for path in folder.iterdir() if re.fullmatch(_PICTURE.format(re.escape(stem)), path.name)]
     for path in (table, sheet, *earlier):
         check_target(path, [input], overwrite)
@@ -148,12 +156,13 @@ def moments(
         path.unlink(missing_ok=True)
     return MomentsResult(
         input=Path(input),
-        json=table,
+        output=table,
         sheet=sheet,
         pictures=tuple(names),
         moments=tuple(each.moment for each in found),
         focused=tuple(focused),
         scattered=tuple(scattered),
+        frames=facts.source.frames,
         warnings=tuple(facts.warnings),
         damaged=facts.damaged,
         elapsed_seconds=time.perf_counter() - began,

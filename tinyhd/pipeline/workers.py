@@ -74,7 +74,7 @@ def _here(
     progress: JobProgress,
 ) -> Iterator[Outcome]:
     while (step := schedule.next()) is not None:
-        if backend is None and step.plan.job.track is None:
+        if backend is None and step.plan.job.needs_network:
             backend = open_backend(inference)
         report = lambda done, total, job=step.plan.job: progress(job, done, total)  # noqa: E731
         yield from schedule.ended(step, attempt(step.task, options, backend, report))
@@ -203,7 +203,7 @@ def _work(pipe: Connection, inference: InferenceOptions, options: BatchOptions, 
     with contextlib.suppress(EOFError, OSError):  # the first process is gone
         while True:
             job: Job = pipe.recv()
-            if backend is None and job.track is None:
+            if backend is None and job.needs_network:
                 try:
                     backend = open_backend(inference)
                 except TinyHDError as error:

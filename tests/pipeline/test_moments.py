@@ -235,5 +235,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert (tmp_path / "all" / "in2.moments.json").exists()
     assert main(["moments", str(source), str(source.parent), "--track", "x.npz", "--output-dir", str(folder)]) == 2
     assert "--track is for one input" in capsys.readouterr().err
+    sheet = folder / "in.moments.jpg"
+    before = sheet.stat().st_mtime_ns
+    assert main(["moments", str(source), "--output-dir", str(folder), "--count", "2"]) == 0  # done already
+    assert sheet.stat().st_mtime_ns == before
+    assert main(["moments", str(source), "--output-dir", str(folder), "--count", "1"]) == 0  # done anew
+    assert sheet.stat().st_mtime_ns != before
+    (folder / "tinyhd-manifest.jsonl").unlink()
     assert main(["moments", str(source), "--output-dir", str(folder)]) == 1
     assert "exists already" in capsys.readouterr().err

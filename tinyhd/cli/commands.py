@@ -28,13 +28,7 @@ log = logging.getLogger("tinyhd.cli")
 DONE, FAILED, USAGE, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 
 _ONE_INPUT = ("track", "path", "keep", "save_path")
-_DONE_WORDS = {
-    "annotate": "annotated",
-    "analyze": "analyzed",
-    "reframe": "reframed",
-    "moments": "searched",
-    "encode": "encoded",
-}
+_DONE_WORDS = {"analyze": "analyzed", "moments": "searched"}  # of others the name and a d
 _FACTS = ("input", "output", "frames", "damaged", "maps", "stats", "path", "size", "sheet", "times", "bytes")
 """What is logged of a result, where there is such a thing."""
 
@@ -225,7 +219,7 @@ class _Tally:
         """Sum up; the exit status."""
         if self._is_batch:
             done = self._count - self.failed - self.before_failed
-            parts = [f"{done} {_DONE_WORDS[self._command]}"]
+            parts = [f"{done} {_DONE_WORDS.get(self._command, self._command + 'd')}"]
             details = [f"{self.before_done} before"] * bool(self.before_done)
             details += [f"{self.damaged} of them damaged"] * bool(self.damaged)
             if details:

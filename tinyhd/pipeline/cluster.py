@@ -230,7 +230,7 @@ def _work(
         }
     _settle(processors)
     backend = None
-    if job.track is None:
+    if job.needs_network:
         try:
             backend = open_backend(inference)
         except TinyHDError as error:

@@ -10,8 +10,7 @@ from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
 from tinyhd.inference.backends import Backend
 from tinyhd.options import BatchOptions
 from tinyhd.pipeline.analyze import Progress
-from tinyhd.pipeline.annotate import AnnotateResult
-from tinyhd.pipeline.batch import Job, run_job
+from tinyhd.pipeline.batch import Job, Result, run_job
 from tinyhd.pipeline.manifest import Plan
 from tinyhd.video.reader import probe
 
@@ -24,7 +23,7 @@ class Outcome:
     """How a job ended."""
 
     plan: Plan
-    result: AnnotateResult | None = None
+    result: Result | None = None
     error: str | None = None
     """One sentence; None: it was done."""
     is_usage: bool = False

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import makers
 import pytest
 from fakes import GrayModel
@@ -340,3 +341,23 @@ def test_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert main(["analyze", "a.mp4", "--timeout", "0.05"]) == 1
     assert "it took longer than --timeout 0.05 s" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".tinyhd-")} == {"a.mp4"}
+
+
+def test_every_command_for_many_goes_on_where_it_was(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        clip(folder / f"{name}.mp4", 12)
+    (folder / "list.jsonl").write_text('{"input": "a.mp4"}\n{"input": "b.mp4", "aspect": "1:1"}\n')
+    for command, endings in (("reframe", ["reframed.mp4"]), ("encode", ["encoded.mp4"]), ("moments", ["moments.json"])):
+        rows = ["--from-file", "list.jsonl"] if command == "reframe" else ["a.mp4", "b.mp4"]
+        arguments = [command, *rows, "--output-dir", "out"]
+        assert main(arguments) == 0
+        written = {path: path.stat().st_mtime_ns for path in Path("out").glob("[ab].*")}
+        assert {f"{name}.{ending}" for name in "ab" for ending in endings} <= {path.name for path in written}
+        assert main(arguments) == 0  # all of it is there, next to what the other commands made
+        assert "2 before" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in Path("out").glob("[ab].*")} == written
+    assert [line["action"] for line in lines(folder / "out") if line["status"] == "done"] == [
+        *["reframe"] * 2, *["encode"] * 2, *["moments"] * 2,
+    ]  # fmt: skip
+    with av.open("out/b.reframed.mp4") as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (64, 64)

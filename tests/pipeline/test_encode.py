@@ -252,7 +252,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "24 frames" in capsys.readouterr().err
     # results are no inputs
     assert main(["encode", str(folder), "--output-dir", str(tmp_path / "out")]) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.encoded.mp4", "b.encoded.mp4"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == ["a.encoded.mp4", "b.encoded.mp4"]
     one = str(folder / "a.mp4")
     track = tmp_path / "a.track.npz"
     tinyhd.analyze(one, track, backend=GrayModel(), inference=InferenceOptions())

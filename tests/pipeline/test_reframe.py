@@ -257,13 +257,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     make_video(tmp_path / "in2.mp4", 5)
     # reframed videos of before are not taken from the folder
     assert main(["reframe", str(tmp_path), "--output-dir", str(tmp_path / "all"), "--quiet"]) == 0
-    assert {path.name for path in (tmp_path / "all").iterdir()} == {"in.reframed.mp4", "in2.reframed.mp4"}
+    assert {path.name for path in (tmp_path / "all").glob("*.mp4")} == {"in.reframed.mp4", "in2.reframed.mp4"}
     capsys.readouterr()
     for wrong, message in (
         (["--path-only", "-o", "x.mp4"], "the output must end in .csv, .json, .sendcmd"),
         (["--path", "x.csv", "--track", "x.npz"], "leave out --track and --keep"),
         (["--aspect", "9x16"], "it must be width:height"),
-        (["--output-dir", str(tmp_path / "all"), "-o", "x.mp4"], "both say where to write"),
+        (["--output-dir", str(tmp_path / "all"), "-o", "x.mp4"], "or with --output-dir, leave it out"),
     ):
         assert main(["reframe", str(source), *wrong]) == 2
         assert message in capsys.readouterr().err

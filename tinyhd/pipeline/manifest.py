@@ -150,7 +150,7 @@ class Manifest:
     def end(self, plan: Plan, result: Result | None, error: str | None = None, worker: int = 0) -> None:
         """Note how a job ended: its result, or the sentence that says what went wrong. Raises `OutputError`."""
         facts: dict[str, Any] = {"worker": worker}
-        begun = self._entries.get(_name(plan.job.input))
+        begun = self._entries.get(_key(plan.job))
         if begun is not None and (begun.status, begun.attempt) == (_STARTED, plan.attempt):
             # a file that was replaced meanwhile is not what was worked on
             facts["identity"] = begun.size, begun.mtime_ns, begun.content

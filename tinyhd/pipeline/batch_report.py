@@ -30,6 +30,7 @@ class Row:
     """How the last attempt at an input ended."""
 
     input: str
+    action: str
     status: str
     """done, damaged, failed or unfinished."""
     frames: int | None
@@ -98,12 +99,13 @@ def batch_report(
 
 
 def _rows(manifest: Path) -> list[Row]:
-    """One for each input, by its last line; in the order in which they were begun."""
-    rows: dict[str, Row] = {}
+    """One for each input and action, by its last line; in the order in which they were begun."""
+    rows: dict[tuple[str, str], Row] = {}
     for values, entry in read_manifest(manifest):
         frames, seconds = values.get("frames"), values.get("seconds")
-        rows[values["input"]] = Row(
+        rows[values["action"], values["input"]] = Row(
             input=values["input"],
+            action=values["action"],
             status=UNFINISHED if entry.status == "started" else entry.status,
             frames=frames,
             seconds=seconds,

@@ -23,7 +23,7 @@ from tinyhd.version import __version__ as __version__
 if TYPE_CHECKING:
     from tinyhd.errors import TinyHDError
     from tinyhd.inference.backends import open_backend
-    from tinyhd.inference.predict import Prediction, predict_frames, predict_video
+    from tinyhd.inference.predict import predict_frames, predict_video
     from tinyhd.network.registry import list_models
     from tinyhd.network.weights import load_model
     from tinyhd.options import (
@@ -35,29 +35,23 @@ if TYPE_CHECKING:
         RoiOptions,
     )
     from tinyhd.pipeline.analyze import analyze
-    from tinyhd.pipeline.annotate import AnnotateResult, annotate
+    from tinyhd.pipeline.annotate import annotate
     from tinyhd.pipeline.encode import encode
     from tinyhd.pipeline.moments import moments
-    from tinyhd.pipeline.reframe import ReframeResult, reframe
+    from tinyhd.pipeline.reframe import reframe
     from tinyhd.pipeline.report import report
     from tinyhd.saliency.track import SaliencyTrack
-    from tinyhd.video.frame import Frame, VideoInfo
     from tinyhd.video.reader import probe, read_frames
 
 _MODULES = {
-    "AnnotateResult": "pipeline.annotate",
     "EncoderOptions": "options",
-    "Frame": "video.frame",
     "InferenceOptions": "options",
     "MomentOptions": "options",
-    "Prediction": "inference.predict",
     "ReframeOptions": "options",
-    "ReframeResult": "pipeline.reframe",
     "RenderOptions": "options",
     "RoiOptions": "options",
     "SaliencyTrack": "saliency.track",
     "TinyHDError": "errors",
-    "VideoInfo": "video.frame",
     "analyze": "pipeline.analyze",
     "annotate": "pipeline.annotate",
     "encode": "pipeline.encode",
@@ -74,19 +68,14 @@ _MODULES = {
 }
 
 __all__ = [
-    "AnnotateResult",
     "EncoderOptions",
-    "Frame",
     "InferenceOptions",
     "MomentOptions",
-    "Prediction",
     "ReframeOptions",
-    "ReframeResult",
     "RenderOptions",
     "RoiOptions",
     "SaliencyTrack",
     "TinyHDError",
-    "VideoInfo",
     "analyze",
     "annotate",
     "encode",

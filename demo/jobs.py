@@ -42,7 +42,7 @@ class Job:
     info: VideoInfo | None = None
     model: str = ""
     original: Path | None = None
-    """What a browser plays as the original: the source, or a copy where browsers do not play the source as it is."""
+    """What a browser plays as the original: the source, or a copy where not every browser plays it."""
     is_copy: bool = False
     stats: list[FrameStats] = field(default_factory=list)
     track: TrackInfo | None = None

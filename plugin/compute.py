@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import av
 import fiftyone as fo
 import numpy as np
 from fiftyone.core.collections import SampleCollection
@@ -26,6 +27,7 @@ from tinyhd.options import InferenceOptions
 from tinyhd.pipeline.analyze import Backend, analysis
 from tinyhd.render.grayscale import encode_display_map
 from tinyhd.render.normalize import Normalizer
+from tinyhd.render.stills import encode_still
 from tinyhd.saliency.focus import FocusCurve, focus_curve, smoothed_curve
 from tinyhd.saliency.stats import StatsComputer, VideoStats, VideoSummary
 from tinyhd.saliency.track import TRACK_SUFFIX, SaliencyTrack
@@ -34,6 +36,7 @@ from tinyhd.video.playback import browser_plays
 from . import appearance
 from .boxes import SharesInBoxes
 from .media import (
+    THUMBNAIL,
     all_videos,
     app_frames,
     app_number,
@@ -48,6 +51,7 @@ from .progress import Cancelled, Progress, ProgressTracker, RunSummary, count
 from .runs import Run, list_runs, shown_by_others
 from .settings import STATISTICS, Fields, Settings, detection_path, seen
 
+_THUMBNAIL_SIDE = 240
 TRACK = "saliency.track.npz"
 """In the folder of a video's maps: what the model saw, for everything else that is made of it."""
 
@@ -63,13 +67,13 @@ class ComputeSummary(RunSummary):
     """What a run has done."""
 
     unplayable: int = 0
-    """Videos that browsers do not play."""
+    """Videos that not every browser plays."""
 
     def notes(self) -> list[str]:
         if not self.unplayable:
             return []
         return [
-            f"{count(self.unplayable, 'video')} that browsers cannot play: “Make videos playable” "
+            f"Not every browser plays {count(self.unplayable, 'video')}: “Make videos playable” "
             "(reencode_videos) cures that."
         ]
 
@@ -209,6 +213,13 @@ def _is_of(track: Path, video: str, wanted: dict[str, object]) -> bool:
     return all(known.get(name) == value for name, value in wanted.items())
 
 
+def _thumbnail(image: av.VideoFrame, pixel_aspect: float) -> bytes:
+    """A small picture of a frame, as it looks: JPEG."""
+    scale = min(1.0, _THUMBNAIL_SIDE / max(image.width * pixel_aspect, image.height))
+    width, height = max(1, round(image.width * pixel_aspect * scale)), max(1, round(image.height * scale))
+    return encode_still(image.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray(), "jpeg")
+
+
 class _Video:
     """One video of a run."""
 
@@ -258,11 +269,14 @@ class _Video:
             normalize = Normalizer(
                 self._settings.normalize, run.display_scale, found.info.value_range if found else None
             )
-            name, stride = "", self._settings.stride
+            name, stride, best = "", self._settings.stride, 0.0
             self._rate = app_rate(self._metadata, info)
             for numbers, (frame, saliency, is_cut) in app_frames(run, self._rate, info):
                 stats = compute(saliency, frame.index, frame.time_seconds)
                 temporal = self._stats.add(saliency, stats, is_cut)
+                if stats.focus > 1.05 * best:
+                    best = stats.focus
+                    (folder / THUMBNAIL).write_bytes(_thumbnail(frame.image, shape[2]))
                 shown = without_faint(normalize(saliency, frame.time_seconds, is_cut))
                 if frame.index % stride == 0:
                     name = f"{frame.index + 1:06d}.png"
@@ -289,7 +303,7 @@ class _Video:
             self.is_playable = browser_plays(info)
             self._warnings = list(run.reader.warnings)
         if not self.is_playable:
-            self._warnings.append(f"Browsers do not play {info.codec} in this container.")
+            self._warnings.append(f"Not every browser plays {info.codec} in this container.")
         with SaliencyTrack(track) as kept:
             self._columns, self._curve = smooth_columns(np.array(self._rows), kept)
 

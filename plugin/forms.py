@@ -76,9 +76,15 @@ def option_inputs(
     labels: dict[str, str] | None = None,
     descriptions: dict[str, str] | None = None,
     without: tuple[str, ...] = (),
+    defaults: dict[str, Any] | None = None,
 ) -> dict[str, types.Property]:
-    """An input for each option of a dataclass, by name: those of its `choices`, plain or advanced ones."""
-    defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)}
+    """An input for each option of a dataclass, by name: those of its `choices`, plain or advanced ones.
+
+    Args:
+        labels, descriptions, defaults: in the place of the options' own, by name.
+        without: names that are left out.
+    """
+    defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)} | (defaults or {})
     made = {}
     for name, choice in choices(kind).items():
         if choice.advanced != advanced or choice.runs_program or name in without:
@@ -105,19 +111,28 @@ def option_inputs(
     return made
 
 
-def inference_inputs(ctx: foo.ExecutionContext, inputs: types.Object, *more: type) -> dict[str, types.Property]:
+def inference_inputs(
+    ctx: foo.ExecutionContext, inputs: types.Object, *more: type, defaults: dict[str, Any] | None = None
+) -> dict[str, types.Property]:
     """Inputs for which model computes where; with those of further options, and behind a switch the advanced ones."""
-    made = option_inputs(inputs, InferenceOptions)
+    made = option_inputs(inputs, InferenceOptions, defaults=defaults)
     for kind in more:
         made |= option_inputs(inputs, kind)
     inputs.bool(ADVANCED, default=False, label="Advanced", description="GPU batches, precision, sampling, encoder ...")
     if ctx.params.get(ADVANCED):
         for kind in (InferenceOptions, *more):
-            made |= option_inputs(inputs, kind, advanced=True)
+            made |= option_inputs(inputs, kind, advanced=True, defaults=defaults)
     return made
 
 
-def detection_inputs(ctx: foo.ExecutionContext, inputs: types.Object, name: str, label: str, about: str) -> None:
+def detection_inputs(
+    ctx: foo.ExecutionContext,
+    inputs: types.Object,
+    name: str,
+    label: str,
+    about: str,
+    default: list[str] | None = None,
+) -> None:
     """A choice among the frame fields with detections, where there are any."""
     found = detection_fields(ctx.dataset)
     if not found:
@@ -126,7 +141,7 @@ def detection_inputs(ctx: foo.ExecutionContext, inputs: types.Object, name: str,
     for field in found:
         offered.add_choice(field, label=field)
     view = types.DropdownView(multiple=True, choices=offered.choices)
-    inputs.list(name, types.String(), label=label, description=about, view=view)
+    inputs.list(name, types.String(), label=label, description=about, view=view, default=default)
 
 
 def _suggestions(names: Any) -> types.AutocompleteView:

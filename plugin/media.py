@@ -62,6 +62,9 @@ def delete_empty_frames(dataset: fo.Dataset) -> None:
         dataset.delete_frames(ids)
 
 
+THUMBNAIL = "thumbnail.jpg"
+"""In the folder of a video's maps: the frame in which attention is most gathered."""
+
 DEFAULT_FOLDER = "saliency"
 """For maps, beside the media."""
 

@@ -15,7 +15,7 @@ from .base import OF_THE_FORM, VideoOperator, work_config
 from .estimate import estimate
 from .media import dataset_of, default_folder
 from .progress import Progress, RunSummary
-from .runs import check_field, last_speed
+from .runs import check_field, continued, last_speed, list_runs
 from .settings import (
     DEFAULT_FIELD,
     Fields,
@@ -53,6 +53,7 @@ class ComputeSaliency(VideoOperator):
     ) -> Generator[Progress, None, RunSummary]:
         from .compute import compute
 
+        params = continued(dataset_of(samples), params)
         return compute(samples, Settings.from_params(params), is_stopped=is_stopped)
 
     def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
@@ -121,10 +122,13 @@ class ReframeVideos(VideoOperator):
         return reframe_videos(samples, ReframeSettings.from_params(params), is_stopped=is_stopped)
 
     def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
-        made = _new_videos_inputs(ctx, inputs, samples, ReframeSettings)
+        made = forms.option_inputs(inputs, ReframeOptions)
+        made |= _new_videos_inputs(ctx, inputs, samples, ReframeSettings)
         about = "The crop has to hold all detections of these fields"
         forms.detection_inputs(ctx, inputs, "keep", "Detections to keep", about)
-        made |= forms.inference_inputs(ctx, inputs, ReframeOptions, EncoderOptions)
+        made |= forms.inference_inputs(ctx, inputs, EncoderOptions)
+        if ctx.params.get(forms.ADVANCED):
+            made |= forms.option_inputs(inputs, ReframeOptions, advanced=True)
         _check_form(ctx, inputs, made, ReframeSettings, "name")
 
     def shown(self, params: dict[str, Any]) -> list[str]:
@@ -161,7 +165,8 @@ class Report(VideoOperator):
         if count > MAX_VIDEOS:
             forms.warning(inputs, "many", f"A report is about {MAX_VIDEOS} videos at most, these are {count}.")
         described = {"output_dir": _folder_help(ctx, samples, "reports")}
-        made = forms.option_inputs(inputs, ReportSettings, descriptions=described)
+        labels = {"output_dir": "Folder for the report"}
+        made = forms.option_inputs(inputs, ReportSettings, labels=labels, descriptions=described)
         about = "Each label of these detections is a region of the report, and each index of it where they are tracked"
         forms.detection_inputs(ctx, inputs, "detections", "Regions", about)
         made |= forms.inference_inputs(ctx, inputs)
@@ -171,7 +176,7 @@ class Report(VideoOperator):
 
 
 class ReencodeVideos(VideoOperator):
-    """Replaces videos that browsers cannot play; parameter: output_dir."""
+    """Replaces videos that not every browser plays; parameter: output_dir."""
 
     target = "Re-encode, where it is needed,"
 
@@ -180,7 +185,7 @@ class ReencodeVideos(VideoOperator):
         return work_config(
             name="reencode_videos",
             label="Make videos playable",
-            description="H.264 copies of videos that browsers cannot play",
+            description="H.264 copies of videos that not every browser plays",
             icon="video_settings",
         )
 
@@ -227,10 +232,17 @@ def _check_form(
     made: dict[str, types.Property],
     kind: type[Parameters],
     blamed: str,
+    earlier: dict[str, Any] | None = None,
 ) -> Any:
-    """The parameters that a form holds, or None; what is wrong with them is told in the form."""
+    """The parameters that a form holds, or None; what is wrong with them is told in the form.
+
+    Args:
+        blamed: the input that is marked where the error names none.
+        earlier: values of what is left empty.
+    """
+    given = {name: value for name, value in ctx.params.items() if name not in OF_THE_FORM and value not in (None, "")}
     try:
-        params = kind.from_params({name: ctx.params[name] for name in ctx.params if name not in OF_THE_FORM})
+        params = kind.from_params((earlier or {}) | given)
         check_model(params.inference)
         return params
     except TinyHDError as error:
@@ -245,11 +257,18 @@ def _tell(inputs: types.Object, made: dict[str, types.Property], blamed: str, er
 
 
 def _saliency_inputs(ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
-    made = forms.option_inputs(inputs, Settings, descriptions={"maps_dir": _folder_help(ctx, samples)})
+    begun = [run["field"] for run in list_runs(ctx.dataset) if run["state"] in ("cancelled", "failed", "interrupted")]
+    field = ctx.params.get("field") or (begun or [DEFAULT_FIELD])[0]
+    earlier = continued(ctx.dataset, {"field": field})
+    described = {"maps_dir": _folder_help(ctx, samples)}
+    made = forms.option_inputs(inputs, Settings, descriptions=described, defaults=earlier)
     about = "Each detection of these fields gets the share of the frame's attention inside its box"
-    forms.detection_inputs(ctx, inputs, "detections", "Attention inside detections", about)
-    made |= forms.inference_inputs(ctx, inputs)
-    settings = _check_form(ctx, inputs, made, Settings, "field")
+    label = "Attention inside detections"
+    forms.detection_inputs(ctx, inputs, "detections", label, about, earlier.get("detections"))
+    made |= forms.inference_inputs(ctx, inputs, defaults=earlier)
+    if len(earlier) > 1:
+        forms.notice(inputs, "goes_on", f"This goes on with the run {field!r}: what is left empty is as it was there.")
+    settings = _check_form(ctx, inputs, made, Settings, "field", earlier)
     if settings is None:
         return
     try:

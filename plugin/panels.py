@@ -8,7 +8,7 @@ from fiftyone import ViewField as F
 from fiftyone.operators import types
 
 from .forms import describe_run
-from .media import all_videos
+from .media import THUMBNAIL, all_videos
 from .runs import cancel, list_runs
 from .settings import Fields
 from .work import forget_ended, list_work, stop
@@ -83,7 +83,7 @@ class SaliencyOverTime(foo.Panel):
             panel.md("This video has no saliency yet.")
             return types.Property(panel)
         panel.obj("plot", view=types.View(component="TinyHDSaliencyOverTime", composite_view=True))
-        return types.Property(panel, view=types.GridView(width=100, orientation="vertical"))
+        return _as_wide(panel, pad=0)
 
 
 def _plot(ctx: foo.ExecutionContext, field: str) -> dict[str, Any] | None:
@@ -118,7 +118,7 @@ class SaliencyOverview(foo.Panel):
             icon="visibility",
             surfaces="grid",
             help_markdown="How focused attention is in the videos of this dataset, and the work going on. Click a bar "
-            "to see its videos, a video's name to open it.",
+            "to see its videos, a video to open it.",
         )
 
     def on_load(self, ctx: foo.ExecutionContext) -> None:
@@ -140,9 +140,14 @@ class SaliencyOverview(foo.Panel):
             ctx.panel.set_data("histogram", [bars | {"hovertemplate": "%{x}: %{y} videos<extra></extra>"}])
             for key, reverse in (("most", True), ("least", False)):
                 extreme = known.sort_by(path, reverse=reverse).limit(_LISTED)
-                found = zip(*extreme.values(["id", "filepath", path]), strict=True)
-                shown[key] = [[i, f"{Path(video).name}: {value:.3g}"] for i, video, value in found]
+                found = zip(*extreme.values(["id", "filepath", path, f"{stats}.maps"]), strict=True)
+                shown[key] = [
+                    {"id": i, "name": Path(video).name, "value": f"{value:.3g}", "picture": f"{maps}/{THUMBNAIL}"}
+                    for i, video, value, maps in found
+                ]
         ctx.panel.set_state("shown", shown)
+        for key in ("most", "least"):
+            ctx.panel.set_data(key, shown[key])
 
     def on_choose(self, ctx: foo.ExecutionContext) -> None:
         self.on_load(ctx)
@@ -197,9 +202,6 @@ class SaliencyOverview(foo.Panel):
     def on_all(self, ctx: foo.ExecutionContext) -> None:
         ctx.ops.clear_view()
 
-    def on_open(self, ctx: foo.ExecutionContext) -> None:
-        ctx.ops.open_sample(id=ctx.params["id"])
-
     # ---- runs
 
     def on_cancel(self, ctx: foo.ExecutionContext) -> None:
@@ -208,6 +210,12 @@ class SaliencyOverview(foo.Panel):
             asked = cancel(ctx.dataset, field)
             ctx.ops.notify("The run stops in a moment." if asked else "This run is not at work.")
             self.on_load(ctx)
+
+    def on_continue(self, ctx: foo.ExecutionContext) -> None:
+        """The form, with the settings of the run."""
+        field = self._run(ctx)
+        if field:
+            ctx.prompt("@tinyhd/saliency/compute_saliency", params={"field": field}, on_success=self.on_refresh)
 
     def on_delete(self, ctx: foo.ExecutionContext) -> None:
         """Ask first: the operator's form says what goes."""
@@ -237,7 +245,7 @@ class SaliencyOverview(foo.Panel):
         fields, shown = ctx.panel.get_state("fields") or [], ctx.panel.get_state("shown") or {}
         if not fields:
             panel.md(_NOTHING if not running else "")
-            return _padded(panel)
+            return _as_wide(panel)
         choice = types.Object()
         choice.enum("field", fields, default=shown.get("field"), label="Run", on_change=self.on_choose)
         statistics = types.Dropdown()
@@ -261,16 +269,22 @@ class SaliencyOverview(foo.Panel):
         for key, title in zip(("most", "least"), ends, strict=True):
             if shown.get(key):
                 panel.md(f"**{title}**", name=f"title_{key}")
-            for sample_id, text in shown.get(key, ()):
-                panel.btn(f"{key}_{sample_id}", label=text, on_click=self.on_open, params={"id": sample_id})
+                panel.obj(key, view=types.View(component="TinyHDVideos", composite_view=True))
         runs = types.TableView(title="Runs")
         runs.add_column("field", label="Run")
         runs.add_column("about", label="")
+        runs.add_row_action(
+            "continue",
+            on_click=self.on_continue,
+            label="Continue",
+            icon="play_arrow",
+            tooltip="Go on with more videos",
+        )
         runs.add_row_action("cancel", on_click=self.on_cancel, label="Cancel", icon="cancel", tooltip="Cancel")
         runs.add_row_action("delete", on_click=self.on_delete, label="Delete", icon="delete", tooltip="Delete")
         panel.list("runs", types.Object(), view=runs)
         panel.btn("refresh", label="Refresh", on_click=self.on_refresh, icon="refresh")
-        return _padded(panel)
+        return _as_wide(panel)
 
 
 class SaliencyReports(foo.Panel):
@@ -307,14 +321,17 @@ class SaliencyReports(foo.Panel):
         names = ctx.panel.get_state("names") or []
         if not names:
             panel.md("This dataset has no report yet: select videos and run **Saliency report** (backquote key).")
-            return _padded(panel)
+            return _as_wide(panel)
         if len(names) > 1:
             choice = types.Object()
             choice.enum("name", names, default=names[0], label="Report", on_change=self.on_choose)
             panel.define_property("choice", choice)
         panel.obj("report", view=types.View(component="TinyHDReport", composite_view=True))
-        return types.Property(panel, view=types.GridView(width=100, orientation="vertical"))
+        return _as_wide(panel, pad=0)
 
 
-def _padded(panel: types.Object) -> types.Property:
-    return types.Property(panel, view=types.GridView(orientation="vertical", gap=2, pad=2))
+def _as_wide(panel: types.Object, pad: int = 2) -> types.Property:
+    """What is in a panel, as wide as the panel and no wider, whatever it is: a table would make it so."""
+    one_column = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
+    view = types.GridView(orientation="vertical", gap=2, pad=pad, componentsProps=one_column)
+    return types.Property(panel, view=view)

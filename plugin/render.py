@@ -18,7 +18,7 @@ from .compute import FRAMES_AT_ONCE, find_track
 from .media import all_videos, app_rate, check_videos, dataset_of, metadata_of
 from .outputs import ORIGINAL, PLAYABLE, REENCODE_ERROR, Target, Work, declare, for_each_video, open_target
 from .progress import Progress, RunSummary
-from .settings import ReframeSettings, RenderSettings, VideoSettings, detection_path
+from .settings import CROP, ReframeSettings, RenderSettings, VideoSettings, detection_path
 
 
 def render_videos(
@@ -96,7 +96,7 @@ def reframe_videos(
     declare(dataset, settings.crop_field, "The file with the path of the crop")
     if settings.boxes and not dataset.has_frame_field(settings.crop_field):
         dataset.add_frame_field(
-            settings.crop_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detection, description="The crop"
+            settings.crop_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detection, description=CROP
         )
     backend = tinyhd.open_backend(settings.inference)
 
@@ -157,7 +157,7 @@ def reencode_videos(
     *,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, RunSummary]:
-    """Replace videos that browsers cannot play by copies.
+    """Replace videos that not every browser plays by copies.
 
     The sample's `filepath` becomes that of an H.264 copy at a constant rate, made beside the file or in `output_dir`,
     and `original_filepath` keeps the old one; the old file stays. At every frame number the App shows the copy as it

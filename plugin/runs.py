@@ -25,7 +25,7 @@ from tinyhd.pipeline.analyze import Backend
 from . import appearance
 from .media import DEFAULT_FOLDER, all_videos, delete_empty_frames
 from .progress import describe_error
-from .settings import Fields, Settings, detection_fields, detection_path
+from .settings import DEFAULT_FIELD, Fields, Settings, detection_fields, detection_path
 
 METHOD = "tinyhd/compute_saliency"
 _STORE = "tinyhd_saliency"
@@ -80,6 +80,14 @@ def check_field(dataset: fo.Dataset, settings: Settings, backend: Backend | None
             "choose another field, or delete it first (delete_saliency)."
         )
     return record
+
+
+def continued(dataset: fo.Dataset, params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of `compute_saliency`; those left out are as in the run that they continue, if there is one."""
+    record = find_run(dataset, params.get("field") or DEFAULT_FIELD) or {}
+    names = set(Settings().outcome) | ({"model"} if record.get("model") in tinyhd.list_models() else set())
+    earlier = {name: record[name] for name in names if record.get(name) not in (None, [])}
+    return earlier | {name: value for name, value in params.items() if value is not None and value != ""}
 
 
 def shown_by_others(dataset: fo.Dataset) -> dict[str, Any]:

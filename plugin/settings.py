@@ -203,6 +203,9 @@ class ReportSettings(Parameters):
         _check_name(self.name, "name for a report")
 
 
+CROP = "The crop, as reframe_videos has made it"
+"""The description of such a field."""
+
 STATISTICS = {
     "focus": "Focus: share of the attention on the most attended twentieth of the picture, percent; 5 is none, 100 all",
     "entropy_bits": "Entropy in bits: low where attention is gathered; at most 15.6",
@@ -287,9 +290,10 @@ class Fields:
 
 
 def detection_fields(dataset: fo.Dataset) -> list[str]:
-    """Frame fields that hold boxes."""
+    """Frame fields that hold boxes, besides the crops that `reframe_videos` has made."""
     schema = dataset.get_frame_field_schema(ftype=fo.EmbeddedDocumentField) or {}
-    return [name for name, field in schema.items() if field.document_type in (fo.Detections, fo.Detection)]
+    boxes = {name: field for name, field in schema.items() if field.document_type in (fo.Detections, fo.Detection)}
+    return [name for name, field in boxes.items() if field.description != CROP]
 
 
 def detection_path(dataset: fo.Dataset, name: str) -> str:

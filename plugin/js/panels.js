@@ -1,6 +1,6 @@
 // What FiftyOne's own views cannot show: a plot that follows the player of a video and moves it, and a report.
 (() => {
-  const { React, recoil, __fop__: plugins, __fos__: state } = window;
+  const { React, recoil, __fop__: plugins, __fos__: state, __foo__: operators } = window;
   const h = React.createElement;
   const LEFT = 64, RIGHT = 12, TOP = 8, BOTTOM = 34, GAP = 14;
 
@@ -9,11 +9,9 @@
     const [size, setSize] = React.useState({ width: 0, height: 0 });
     React.useLayoutEffect(() => {
       const element = ref.current;
-      let box = element; // the panel's grid is as wide as what is in it: take the width of what holds it
-      while (!box.clientWidth && box.parentElement) box = box.parentElement;
-      const measure = () => setSize({ width: box.clientWidth, height: element.clientHeight });
+      const measure = () => setSize({ width: element.clientWidth, height: element.clientHeight });
       const observer = new ResizeObserver(measure);
-      observer.observe(box);
+      observer.observe(element);
       measure();
       return () => observer.disconnect();
     }, []);
@@ -88,7 +86,7 @@
       looker?.pause?.();
       looker?.seekToFrame?.(Math.round(seconds * rate) + 1);
     };
-    const style = { width: width || "100%", height: "70vh", minHeight: 240, cursor: "crosshair", color: "var(--fo-palette-text-primary, currentColor)" };
+    const style = { width: "100%", height: "70vh", minHeight: 240, cursor: "crosshair", color: "var(--fo-palette-text-primary, currentColor)" };
     return h(
       "div",
       { ref, style, onClick: seek, "data-cy": "saliency-over-time" },
@@ -97,13 +95,25 @@
     );
   }
 
+  function Videos({ data }) {
+    const { execute } = operators.useOperatorExecutor("open_sample");
+    const button = { width: 132, padding: 0, border: 0, background: "none", color: "var(--fo-palette-text-primary, currentColor)", font: "12px sans-serif", textAlign: "left", cursor: "pointer" };
+    const line = { display: "block", overflow: "hidden", textOverflow: "ellipsis", whiteSpace: "nowrap" };
+    const videos = (data ?? []).map(({ id, name, value, picture }) =>
+      h("button", { key: id, type: "button", style: button, title: name, "data-cy": "saliency-video", onClick: () => execute({ id }) },
+        h("img", { src: state.getSampleSrc(picture), alt: "", loading: "lazy", style: { display: "block", width: 132, height: 74, objectFit: "cover", borderRadius: 4, background: "#8884" } }),
+        h("span", { style: line }, h("b", null, value), " ", name)),
+    );
+    return h("div", { style: { display: "flex", flexWrap: "wrap", gap: 10 } }, videos);
+  }
+
   function Report({ data }) {
     if (!data?.file) return null;
     const address = state.getSampleSrc(data.file);
     const link = { href: address, target: "_blank", rel: "noopener", style: { color: "var(--fo-palette-text-primary, currentColor)" } };
     return h(
       "div",
-      { style: { display: "flex", flexDirection: "column", gap: 6, height: "82vh", padding: "0 8px" } },
+      { style: { display: "flex", flexDirection: "column", gap: 6, height: "82vh", padding: 8, boxSizing: "border-box" } },
       h("a", link, "Open in a tab of its own"),
       h("iframe", { src: address, title: "Saliency report", "data-cy": "saliency-report", sandbox: "allow-popups", style: { flex: 1, width: "100%", border: 0, background: "#fff" } }),
     );
@@ -111,6 +121,7 @@
 
   for (const [name, label, component] of [
     ["TinyHDSaliencyOverTime", "Saliency over time", OverTime],
+    ["TinyHDVideos", "Videos", Videos],
     ["TinyHDReport", "Saliency report", Report],
   ])
     plugins.registerComponent({ name, label, component, type: plugins.PluginComponentType.Component, activator: () => true });

@@ -418,6 +418,26 @@ def test_cancel_leaves_whole_videos_and_resume_goes_on(
     assert record["state"] == "completed"
 
 
+def test_a_run_goes_on_with_its_settings(
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos[:2])
+    chosen = {"field": "thin", "stride": 4, "normalize": "none", "overlap": 8, "cuts": False}
+    operator()(dataset.limit(1), maps_dir=str(tmp_path), **chosen)
+    shown = form(dataset, field="thin", advanced=True)
+    assert {name: shown[name]["default"] for name in chosen} == chosen
+    assert "goes on with the run 'thin'" in shown["goes_on"]["view"]["label"]
+    assert "problem" not in form(dataset, field="thin", stride=None)
+    assert "other settings (stride)" in form(dataset, field="thin", stride=1)["problem"]["view"]["label"]
+    assert "goes_on" not in form(dataset, field="other")
+    result = operator()(dataset, field="thin", maps_dir=str(tmp_path))
+    assert (result["completed"], result["skipped"]) == (1, 1)
+    assert len(maps_below(tmp_path)) == 2 * COUNT / 4
+    # one that has not ended is what the form offers
+    list(operator().start(dataset, {"field": "begun", "maps_dir": str(tmp_path)}, lambda: True))
+    assert form(dataset)["field"]["default"] == "begun"
+
+
 def test_what_a_killed_run_left_is_swept(
     make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
 ) -> None:

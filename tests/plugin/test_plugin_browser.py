@@ -1,6 +1,7 @@
 """The FiftyOne plugin in the real App, in a real browser."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -245,3 +246,47 @@ def test_heat_maps_in_the_app(
         assert time.monotonic() < deadline, f"the line went from {before} to {now.get_attribute('x1')}"
         time.sleep(0.3)
     keep(page, "over-time-clicked")
+
+    # as the App's colors are, so are the plot's
+    def brightness(scheme: str) -> float:
+        page.evaluate("s => document.documentElement.setAttribute('data-mui-color-scheme', s)", scheme)
+        color = now.evaluate("node => getComputedStyle(node).stroke")
+        return float(np.mean([int(part) for part in re.findall(r"\d+", color)[:3]]))
+
+    assert brightness("dark") > 160
+    assert brightness("light") < 96
+
+
+def test_a_report_in_the_app(
+    make_dataset: Any, page: Any, app: str, keep: Callable[[Any, str], Path], tmp_path: Path
+) -> None:
+    paths = [
+        makers.make_video(tmp_path / f"{name}.mp4", COUNT, width=WIDTH, height=HEIGHT, transform=spot) for name in "ab"
+    ]
+    dataset = make_dataset(*paths)
+    open_dataset(page, app, dataset)
+    form = open_form(page, "Saliency report")
+    form.get_by_text("Title").first.wait_for()
+    form.get_by_role("button", name="Execute").click()
+    # it opens by itself, and fills its panel
+    report = page.locator('[data-cy="saliency-report"]')
+    report.wait_for()
+    report.content_frame.get_by_text("Attention in a.mp4 and b.mp4").wait_for()
+    keep(page, "report")
+    panel = report.evaluate("node => node.closest('[class*=scrollable]').clientWidth")
+    assert report.bounding_box()["width"] > 0.9 * panel
+
+    # the overview is as wide as its panel too; a click on a thumbnail opens the video
+    form = open_form(page, "Compute saliency")
+    form.get_by_text("2 videos, about 50 frames").wait_for()
+    form.get_by_role("button", name="Execute").click()
+    video = page.locator('[data-cy="saliency-video"]').first
+    video.wait_for()
+    width, inside = video.evaluate(
+        "node => { const box = node.closest('[class*=scrollable]'); return [box.clientWidth, box.scrollWidth]; }"
+    )
+    assert inside == width
+    page.wait_for_function("document.querySelector('[data-cy=saliency-video] img').naturalWidth > 0")
+    video.click()
+    page.locator('[data-cy="modal"]').wait_for()
+    keep(page, "thumbnail-clicked")

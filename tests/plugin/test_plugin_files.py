@@ -428,26 +428,28 @@ def test_panel_overview(
     panel.on_load(ctx)
     told = panel_messages(ctx)
     assert sorted(told["histogram"][0]["x"]) == sorted(dataset.values("saliency_stats.focus"))
-    assert told["shown"]["least"][0] == [dataset.last().id, "flat.mp4: 5"]
+    least = told["least"][0]
+    assert (least["id"], least["name"], least["value"]) == (dataset.last().id, "flat.mp4", "5")
+    picture = tinyhd.probe(least["picture"])
+    assert max(picture.width, picture.height) <= 240
+    assert np.abs(next(tinyhd.read_frames(least["picture"])).to_rgb().astype(int) - 9).max() < 12
     assert [row["field"] for row in told["runs"]] == ["saliency"]
     assert told["work"][0]["state"] == "ended"
     shown = json.dumps(panel.render(context(dataset, state=told)).to_json())
     assert "Focus (5 to 100)" in shown
     assert "3 videos done." in shown
-    # a click on the video opens it, one on a bar shows its videos
-    ctx = context(dataset, state=told, id=dataset.last().id)
-    panel.on_open(ctx)
-    [request] = ctx.executor.to_json()["requests"]
-    assert (request["operator_uri"], request["params"]["id"]) == ("open_sample", dataset.last().id)
+    # a click on a bar shows its videos
     ctx = context(dataset, state=told, range=[15.5, 16.0])
     panel.on_bar(ctx)
     [request] = ctx.executor.to_json()["requests"]
     assert request["operator_uri"] == "set_view"
     assert "saliency_stats.focus" in json.dumps(request["params"])
     ctx = context(dataset, state=told | {"runs": [{"field": "saliency"}]}, row=0)
+    panel.on_continue(ctx)
     panel.on_delete(ctx)
-    [request] = ctx.executor.to_json()["requests"]
+    [going_on, request] = ctx.executor.to_json()["requests"]
     assert request["params"]["operator_uri"] == "@tinyhd/saliency/delete_saliency"
+    assert going_on["params"]["params"] == {"field": "saliency"}
 
 
 def test_work_is_watched_and_cancelled_in_the_panel(

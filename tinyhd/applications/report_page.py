@@ -77,7 +77,7 @@ def html(
     environment.filters.update(percent=_percent, seconds=_seconds, points=_points, signed=_signed, data=_data)
     text = resources.files("tinyhd.applications").joinpath("report.html").read_text(encoding="utf-8")
     return environment.from_string(text).render(
-        title=title or "Attention in " + " and ".join(video.name for video in videos),
+        title=title or _title([video.name for video in videos]),
         videos=[
             {"figures": video, "strip": strip, **_charts(video, number)}
             for number, (video, strip) in enumerate(zip(videos, strips, strict=True))
@@ -96,6 +96,10 @@ def html(
         resamples=RESAMPLES,
         version=__version__,
     )
+
+
+def _title(names: Sequence[str]) -> str:
+    return f"Attention in {' and '.join(names) if len(names) < 3 else f'{names[0]} and {len(names) - 1} other videos'}"
 
 
 def as_json(

@@ -234,6 +234,13 @@ class BatchOptions(Options):
         metavar="ADDRESS",
         bare="local",
     )
+    segment_minutes: float | None = option(
+        None,
+        "analyze longer videos in segments of about this length side by side, with the same result, so that one film "
+        "keeps all workers busy",
+        minimum=0.01,
+        metavar="N",
+    )
     retry_failed: bool = option(False, "with --output-dir, do again what failed in an earlier run")
     timeout: float | None = option(None, "give up on an input after this long", minimum=0.001, metavar="SECONDS")
     max_duration: float | None = option(None, "refuse longer inputs", minimum=0, metavar="SECONDS")

@@ -1,7 +1,7 @@
 """From frames to maps, as a stream: samples, batches of windows, and one map for each frame, in order."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -63,6 +63,11 @@ def sampling_stride(rate: float, info: VideoInfo) -> int:
     return min((below, below + 1), key=lambda n: (abs(info.frame_rate / n - Fraction(rate)), n))  # type: ignore[operator]
 
 
+def frames_per_sample(backend: Backend, options: InferenceOptions, info: VideoInfo) -> int:
+    """Every how many-th frame of a video is a sample."""
+    return sampling_stride(backend.sampling_rate if options.sampling_rate is None else options.sampling_rate, info)
+
+
 def predict_video(
     source: str | PathLike[str] | VideoReader,
     model: "str | PathLike[str] | Backend | TinyHD | None" = None,
@@ -90,11 +95,10 @@ def predict_video(
         backend = open_backend(options if model is None else replace(options, model=str(model)))
     else:
         backend = _as_backend(model, options)
-    windowing = _windowing(backend, options)
-    rate = backend.sampling_rate if options.sampling_rate is None else options.sampling_rate
+    windowing = windowing_of(backend, options)
 
     def predicted(reader: VideoReader) -> Iterator[Prediction]:
-        every = sampling_stride(rate, reader.info)
+        every = frames_per_sample(backend, options, reader.info)
         cuts = options.cuts and not reader.info.is_still
         return _predict(reader, backend, windowing, every, cuts, _batch_size(backend, options), on_sample, _READ_AHEAD)
 
@@ -116,6 +120,7 @@ def predict_frames(
     options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
     *,
     every: int = 1,
+    shot_starts: Collection[Fraction] | None = None,
     on_sample: OnSample | None = None,
 ) -> Iterator[Prediction]:
     """One prediction for each frame, in order, lazily.
@@ -130,6 +135,7 @@ def predict_frames(
         backend: what computes, or a network in memory.
         options: `windowing`, `overlap`, `batch_size` and `cuts` are used; for a network in memory `precision` too.
         every: N.
+        shot_starts: times of the frames with which shots start, where they are known: none are looked for.
         on_sample: called with each sample once its map is final, in order, before the predictions that use it.
 
     Raises:
@@ -139,7 +145,8 @@ def predict_frames(
         raise OptionError(f"every is {every}; it must be 1 or more.")
     backend = _as_backend(backend, options)
     batch_size = _batch_size(backend, options)
-    return _predict(frames, backend, _windowing(backend, options), every, options.cuts, batch_size, on_sample, 0)
+    cuts = options.cuts if shot_starts is None else shot_starts
+    return _predict(frames, backend, windowing_of(backend, options), every, cuts, batch_size, on_sample, 0)
 
 
 def _as_backend(model: "Backend | TinyHD", options: InferenceOptions) -> Backend:
@@ -151,7 +158,8 @@ def _as_backend(model: "Backend | TinyHD", options: InferenceOptions) -> Backend
     return TorchBackend(cast("TinyHD", model), precision)
 
 
-def _windowing(backend: Backend, options: InferenceOptions) -> Windowing:
+def windowing_of(backend: Backend, options: InferenceOptions) -> Windowing:
+    """How windows follow each other. Raises `OptionError` where the options do not fit the model."""
     if options.overlap is not None and backend.maps_per_clip == 1:
         raise OptionError("overlap is for models with 16 maps per clip; leave it out.")
     return Windowing(
@@ -169,7 +177,7 @@ def _predict(
     backend: Backend,
     windowing: Windowing,
     every: int,
-    cuts: bool,
+    cuts: bool | Collection[Fraction],
     batch_size: int,
     on_sample: OnSample | None,
     read_ahead: int,
@@ -196,12 +204,15 @@ def _predict(
 
 
 def _prepared(
-    frames: Iterable[Frame], every: int, cuts: bool
+    frames: Iterable[Frame], every: int, cuts: bool | Collection[Fraction]
 ) -> Generator[tuple[Frame, np.ndarray | None, bool], None, None]:
-    """Each frame, what the network sees of it where it is a sample, and whether a new shot starts there."""
+    """Each frame, what the network sees of it where it is a sample, and whether a new shot starts there: looked for, or
+    known by the frames' times."""
     preprocess = Preprocessor()
+    known: Collection[Fraction] = () if isinstance(cuts, bool) else cuts
     position = 0
-    for frame, is_cut in mark_cuts(frames, preprocess.thumbnail) if cuts else ((frame, False) for frame in frames):
+    marked = mark_cuts(frames, preprocess.thumbnail) if cuts is True else ((f, f.time in known) for f in frames)
+    for frame, is_cut in marked:
         position = 0 if is_cut else position
         yield frame, None if position % every else preprocess.image(frame), is_cut
         position += 1

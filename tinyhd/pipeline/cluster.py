@@ -28,7 +28,7 @@ from tinyhd.inference.backends import open_backend
 from tinyhd.options import BatchOptions, InferenceOptions
 from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.manifest import output_names
-from tinyhd.pipeline.schedule import JobProgress, Outcome, Schedule, Step, attempt
+from tinyhd.pipeline.schedule import JobProgress, Outcome, Schedule, Step, Task, attempt, job_of, needs_model
 from tinyhd.version import __version__
 
 LOCAL = "local"
@@ -59,8 +59,9 @@ def run_on_ray(
         try:
             for room in _room(ray, resources, options):
                 while len(running) < room and (step := schedule.next()) is not None:
-                    job = _everywhere(step.plan.job)
-                    running[task.remote(attempt, job, inference, options, resources["num_cpus"], __version__)] = step
+                    running[task.remote(attempt, step.task, inference, options, resources["num_cpus"], __version__)] = (
+                        step
+                    )
                 if not running:
                     return
                 for reference in ray.wait(list(running), timeout=_POLL_SECONDS)[0]:
@@ -97,11 +98,11 @@ def _resources(ray: Any, inference: InferenceOptions) -> dict[str, float]:
     return {"num_cpus": 1 if most == 1 else 2, "num_gpus": 0}
 
 
-def _everywhere(job: Job) -> Job:
+def everywhere(job: Job) -> Job:
     """The job as nodes with other working folders understand it, and so that it can be done again: where its outputs
     are not there now, those that it finds are of a task that was lost."""
     absolute: dict[str, Any] = {}
-    for field in ("input", "output", "track", "save_maps", "stats", "regions"):
+    for field in ("input", "output", "track", "save_maps", "stats", "regions", "path", "keep", "save_path"):
         name = getattr(job, field)
         if isinstance(name, Path):
             absolute[field] = name.absolute()
@@ -125,9 +126,9 @@ def _result(ray: Any, reference: Any, step: Step) -> dict[str, Any]:
         return {"error": f"{os.fspath(step.plan.job.input)!r}: {why}."}
     if "unusable" in fields:
         raise fields["unusable"]
-    if fields.get("result") is not None:  # by the names that the caller knows
-        job, result = step.plan.job, fields["result"]
-        fields["result"] = dataclasses.replace(result, input=job.input, output=job.output or result.output)
+    job, result = step.plan.job, fields.get("result")
+    if result is not None and job.output is not None and result.output == job.output.absolute():
+        fields["result"] = dataclasses.replace(result, input=job.input, output=job.output)  # as the caller names them
     return fields
 
 
@@ -217,7 +218,7 @@ def _handlers() -> dict[int, Any]:
 
 def _work(
     do: Callable[..., dict[str, Any]],
-    job: Job,
+    task: Task,
     inference: InferenceOptions,
     options: BatchOptions,
     processors: int,
@@ -230,13 +231,13 @@ def _work(
         }
     _settle(processors)
     backend = None
-    if job.needs_network:
+    if needs_model(task):
         try:
             backend = open_backend(inference)
         except TinyHDError as error:
             return {"unusable": error}
-    with _limited(job, options.timeout) as progress:
-        return do(job, options, backend, progress)
+    with _limited(job_of(task), options.timeout) as progress:
+        return do(task, options, backend, progress)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
 """What is to be done next, and what has become of it: the same for one process, many, and a cluster."""
 
+import logging
 import os
+import time
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
@@ -12,7 +15,10 @@ from tinyhd.options import BatchOptions
 from tinyhd.pipeline.analyze import Progress
 from tinyhd.pipeline.batch import Job, Result, run_job
 from tinyhd.pipeline.manifest import Plan
+from tinyhd.pipeline.segments import Film, Join, Part, Scan
 from tinyhd.video.reader import probe
+
+log = logging.getLogger("tinyhd.batch")
 
 JobProgress = Callable[[Job, int, int | None], None]
 """Called with (job, frames done, frames in all or None where that is not known)."""
@@ -50,9 +56,16 @@ def check_limits(job: Job, options: BatchOptions) -> None:
         )
 
 
-def attempt(job: Job, options: BatchOptions, backend: Backend | None, progress: Progress | None) -> dict[str, Any]:
-    """Do a job within the limits; fields of an `Outcome`."""
+Task = Job | Part
+"""What a worker is given: a job, or a part of one."""
+
+
+def attempt(task: Task, options: BatchOptions, backend: Backend | None, progress: Progress | None) -> dict[str, Any]:
+    """Do a task, a job within the limits; fields of an `Outcome`."""
+    job = job_of(task)
     try:
+        if not isinstance(task, Job):
+            return {"result": task.run(backend)}
         check_limits(job, options)
         return {"result": run_job(job, backend=backend, progress=progress)}
     except TinyHDError as error:
@@ -63,33 +76,104 @@ def attempt(job: Job, options: BatchOptions, backend: Backend | None, progress: 
         return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What a worker is given: a job."""
+def job_of(task: Task) -> Job:
+    """The job that a task belongs to."""
+    return task if isinstance(task, Job) else task.job
+
+
+def needs_model(task: Task) -> bool:
+    """Whether a task runs the network."""
+    return job_of(task).needs_network and not isinstance(task, Join)
+
+
+@dataclass(eq=False)
+class _Begun:
+    """A job that is under way."""
 
     plan: Plan
-    task: Job
+    film: Film
+    stages: Iterator[list[Task]]
+    tasks: int = 0
+    """Of this stage."""
+    left: int = 0
+    """Of these, those that have not ended."""
+    stage: int = 0
+    failed: dict[str, Any] | None = None
+    began: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A task, and what it is for."""
+
+    task: Task
+    begun: _Begun
+
+    @property
+    def plan(self) -> Plan:
+        """Of the job."""
+        return self.begun.plan
 
 
 class Schedule:
-    """Hands out steps, in order, and takes back how they ended."""
+    """Hands out steps, in order, and takes back how they ended. A long video has several, where it is to be split."""
 
-    def __init__(self, plans: Iterable[Plan], begin: Callable[[Plan], None]) -> None:
+    def __init__(
+        self,
+        plans: Iterable[Plan],
+        options: BatchOptions,
+        begin: Callable[[Plan], None],
+        prepare: Callable[[Job], Job] = lambda job: job,
+    ) -> None:
         """
         Args:
             plans: what is to be done; taken when a worker is free, so that there may be very many.
+            options: how long segments are.
             begin: called before a job starts.
+            prepare: makes of a job the one that workers are given.
         """
-        self._plans, self._begin = iter(plans), begin
+        self._plans, self._minutes = iter(plans), options.segment_minutes
+        self._begin, self._prepare = begin, prepare
+        self._ready: deque[Step] = deque()
 
     def next(self) -> Step | None:
         """The next step; None where there is none, at least until another has ended."""
-        plan = next(self._plans, None)
-        if plan is None:
-            return None
-        self._begin(plan)
-        return Step(plan, plan.job)
+        if not self._ready:
+            plan = next(self._plans, None)
+            if plan is None:
+                return None
+            self._begin(plan)
+            film = Film(self._prepare(plan.job), self._minutes)
+            self._advance(_Begun(plan, film, film.stages()))
+        return self._ready.popleft()
 
     def ended(self, step: Step, fields: dict[str, Any], worker: int = 0) -> list[Outcome]:
-        """Take how a step ended, as `attempt` gives it; the jobs that have ended with it."""
-        return [Outcome(step.plan, worker=worker, **fields)]
+        """Take how a step ended, as `attempt` gives it; the job that has ended with it, if it has."""
+        begun = step.begun
+        begun.left -= 1
+        if begun.tasks > 1 and fields.get("error") is None:
+            what = "stretches scanned" if isinstance(step.task, Scan) else "segments analyzed"
+            log.info("%s: %d of %d %s", begun.plan.job.input, begun.tasks - begun.left, begun.tasks, what)
+        if fields.get("error") is not None and begun.failed is None:
+            begun.failed = fields
+            mine = [other for other in self._ready if other.begun is begun]
+            begun.left -= len(mine)
+            self._ready = deque(other for other in self._ready if other.begun is not begun)
+        if begun.left or (begun.failed is None and self._advance(begun)):
+            return []
+        begun.film.clear()
+        fields = begun.failed or fields
+        if begun.stage > 1 and fields.get("result") is not None:
+            result: Any = fields["result"]
+            fields["result"] = replace(result, elapsed_seconds=time.perf_counter() - begun.began)
+        return [Outcome(begun.plan, worker=worker, **fields)]
+
+    def _advance(self, begun: _Begun) -> bool:
+        """Make the tasks of the next stage ready, where there is one."""
+        tasks = next(begun.stages, None)
+        if tasks is None:
+            return False
+        begun.left = begun.tasks = len(tasks)
+        begun.stage += 1
+        self._ready.extend(Step(task, begun) for task in tasks)
+        return True

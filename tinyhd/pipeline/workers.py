@@ -18,9 +18,8 @@ from typing import Any
 from tinyhd.errors import TinyHDError
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.options import BatchOptions, InferenceOptions
-from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.manifest import Plan
-from tinyhd.pipeline.schedule import JobProgress, Outcome, Schedule, Step, attempt
+from tinyhd.pipeline.schedule import JobProgress, Outcome, Schedule, Step, Task, attempt, needs_model
 
 _REPORT_SECONDS = 0.5
 _POLL_SECONDS = 0.2
@@ -49,12 +48,12 @@ def run_jobs(
         OptionError, WeightsError: the model cannot be opened, or there is no such cluster.
     """
     options = options or BatchOptions()
-    schedule = Schedule(plans, begin)
     if options.ray is not None:
-        from tinyhd.pipeline.cluster import run_on_ray
+        from tinyhd.pipeline.cluster import everywhere, run_on_ray
 
-        yield from run_on_ray(schedule, inference, options, progress)
+        yield from run_on_ray(Schedule(plans, options, begin, everywhere), inference, options, progress)
         return
+    schedule = Schedule(plans, options, begin)
     count = options.worker_count
     if count == 0:
         yield from _here(schedule, inference, options, backend, progress)
@@ -74,7 +73,7 @@ def _here(
     progress: JobProgress,
 ) -> Iterator[Outcome]:
     while (step := schedule.next()) is not None:
-        if backend is None and step.plan.job.needs_network:
+        if backend is None and needs_model(step.task):
             backend = open_backend(inference)
         report = lambda done, total, job=step.plan.job: progress(job, done, total)  # noqa: E731
         yield from schedule.ended(step, attempt(step.task, options, backend, report))
@@ -202,11 +201,11 @@ def _work(pipe: Connection, inference: InferenceOptions, options: BatchOptions, 
 
     with contextlib.suppress(EOFError, OSError):  # the first process is gone
         while True:
-            job: Job = pipe.recv()
-            if backend is None and job.needs_network:
+            task: Task = pipe.recv()
+            if backend is None and needs_model(task):
                 try:
                     backend = open_backend(inference)
                 except TinyHDError as error:
                     pipe.send(("unusable", error))
                     return
-            pipe.send(("ended", attempt(job, options, backend, progress)))
+            pipe.send(("ended", attempt(task, options, backend, progress)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyhd.errors import InputError
 from tinyhd.files import AtomicOutput, StrPath, cannot_write, check_suffix
-from tinyhd.saliency.track import LEVELS, TRACK_FORMAT, TRACK_VERSION, TrackInfo, parse_info
+from tinyhd.saliency.track import LEVELS, TRACK_FORMAT, TRACK_VERSION, SaliencyTrack, TrackInfo, parse_info
 
 CHUNK_BYTES = 2**20
 """About how much is stored, and read, together."""
@@ -67,6 +67,15 @@ class TrackWriter:
     def add_cut(self, time: float) -> None:
         """Note that a new shot starts with the frame at this time."""
         self._cuts.append(float(time))
+
+    def extend(self, track: SaliencyTrack) -> None:
+        """Append all samples and cuts of another track, which are later."""
+        low, high = track.info.value_range  # of the maps before they were rounded
+        low, high = min(low, self._low), max(high, self._high)
+        for k, time in enumerate(track.times):
+            self.add(time, track.sample(k))
+        self._cuts += track.cuts.tolist()
+        self._low, self._high = low, high
 
     def finish(self, info: TrackInfo) -> TrackInfo:
         """Write what is known at the end; the counts, the shape and the range of `info` are filled in and returned.

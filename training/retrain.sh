@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a model like tinyhd-m from your own data and teachers: clips, teachers' maps, the three parts of the training,
-# and the file that ships. Every step can be interrupted; run the same command again and it goes on where it was.
+# Makes models like tinyhd-m and tinyhd-lite from your own data and teachers: clips, teachers' maps, the three parts of
+# the training, the files that ship (OUT.safetensors, OUT-lite.safetensors). Every step can be interrupted; run the same command again and it goes on where it was.
 #
 #   training/retrain.sh VIDEOS SCREENS PHOTOS FIXATIONS TEACHER_M TEACHER_S UNISAL MOBILENET.npz OUT.safetensors
 #
@@ -38,3 +38,6 @@ python -m training.release --model runs/embedded-finish/best.safetensors --pack 
 train --config training/configs/finetune.yaml
 python -m training.release --model runs/finetune/best.safetensors --base runs/embedded-finish/released.safetensors \
   --share 0.35 --power 1.1 --pack packs/video --out "$out"
+for pack in packs/*; do data teach --pack "$pack" --name own --every 4 --teacher "$out"; done
+train --config training/configs/lite.yaml "narrow=$out"
+python -m training.release --model runs/lite/best.safetensors --pack packs/video --out "${out%.safetensors}-lite.safetensors"

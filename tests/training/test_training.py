@@ -531,6 +531,19 @@ def test_fixed_norms_learn_the_same_as_norms_in_eval_mode(tmp_path, pack):
         assert ("running" in key or "tracked" in key) == torch.equal(value, before[key]) or value.numel() < 4, key
 
 
+def test_a_small_model_starts_from_a_wide_one(tmp_path, pack):
+    wide = TinyHD(TinyHDConfig(output_stride=4, sampling_rate=15.0))
+    save_model(wide, tmp_path / "wide.safetensors")
+    small = TinyHDConfig(channel_reduction=2, decoders=("d1", "d2"), output_stride=4, sampling_rate=15.0)
+    options = {"narrow": str(tmp_path / "wide.safetensors"), "norms": "fixed", "steps": 1}
+    trainer = Trainer(run_config(tmp_path / "run", pack, model=small, **options), torch.device("cpu"), Process())
+    stem, kept = wide.encoder.layers[0].conv.weight, trainer.model.encoder.layers[0].conv.weight
+    assert all((stem == row).flatten(1).all(1).any() for row in kept)
+    assert trainer.run()
+    with pytest.raises(InputError, match="but the model is"):
+        Trainer(run_config(tmp_path / "other", pack, **options), torch.device("cpu"), Process())
+
+
 def test_a_teacher_that_runs_while_training(tmp_path, pack):
     weights = tmp_path / "teacher.safetensors"
     save_model(TinyHD(TinyHDConfig(channel_reduction=4)), weights)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes models like tinyhd-m and tinyhd-lite from your own data and teachers: clips, teachers' maps, the three parts of
-# the training, the files that ship (OUT.safetensors, OUT-lite.safetensors). Every step can be interrupted; run the same command again and it goes on where it was.
+# Makes models like tinyhd-m and tinyhd-lite from your own data and teachers: clips, teachers' maps, the training, and the
+# files that ship (OUT and OUT-lite). Every step can be interrupted; run the same command again and it goes on.
 #
 #   training/retrain.sh VIDEOS SCREENS PHOTOS FIXATIONS TEACHER_M TEACHER_S UNISAL MOBILENET.npz OUT.safetensors
 #

@@ -241,6 +241,11 @@ class BatchOptions(Options):
         minimum=0.01,
         metavar="N",
     )
+    lease: bool = option(
+        False,
+        "share --output-dir with other runs of this command, here or on other machines: each input is done by one, and "
+        "again by another where that one died; --shard does so too",
+    )
     retry_failed: bool = option(False, "with --output-dir, do again what failed in an earlier run")
     timeout: float | None = option(None, "give up on an input after this long", minimum=0.001, metavar="SECONDS")
     max_duration: float | None = option(None, "refuse longer inputs", minimum=0, metavar="SECONDS")

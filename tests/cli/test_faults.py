@@ -78,7 +78,7 @@ def small_disk(path: Path, kilobytes: int) -> Iterator[Callable[[str], None]]:
 
 
 def statuses(out: Path) -> dict[str, str]:
-    return {Path(values["input"]).name: entry.status for values, entry in read_manifest(out / MANIFEST_NAME)}
+    return {Path(values["input"]).name: entry.status for values, entry, _ in read_manifest(out / MANIFEST_NAME)}
 
 
 def whole(out: Path, count: int = 4) -> int:

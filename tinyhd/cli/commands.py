@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import time
@@ -43,7 +44,8 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     template = _template(options)
     from tinyhd.inference.backends import open_backend
     from tinyhd.network.registry import find_model
-    from tinyhd.pipeline.manifest import TODO, Manifest, Plan
+    from tinyhd.pipeline.manifest import ELSEWHERE, TODO, Manifest, Plan
+    from tinyhd.pipeline.shared import SharedManifest
     from tinyhd.pipeline.workers import run_jobs
     from tinyhd.render.colors import color_table
     from tinyhd.video.writer import check_encoder
@@ -64,16 +66,25 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     with contextlib.ExitStack() as stack:
         manifest: Manifest | None = None
         if options.output_dir is not None and needs_network:
-            manifest = stack.enter_context(Manifest(Path(options.output_dir), find_model(options.model).hash))
+            kind = SharedManifest if batch.lease or options.shard else Manifest
+            manifest = stack.enter_context(kind(Path(options.output_dir), find_model(options.model).hash))
+        elif batch.lease:
+            raise OptionError("--lease is for a folder of outputs: name one with --output-dir.")
         else:
             for folder in {file.parent for file in names.inputs}:
                 sweep(folder)
 
         def plans() -> Iterator[Plan]:
-            for row in rows:
+            elsewhere: list[dict[str, Any]] = []
+            for row in itertools.chain(rows, elsewhere):  # those last that others were at work on: they may have died
                 with tally.failures(row["input"]):
                     job = _job(row, template, names, options)
-                    plan = manifest.plan(job, batch.retry_failed) if manifest else Plan(TODO, job)
+                    plan = Plan(TODO, job)
+                    if manifest:
+                        plan = (manifest.plan if options.dry_run else manifest.claim)(job, batch.retry_failed)
+                    if plan.state == ELSEWHERE and not any(row is other for other in elsewhere):
+                        elsewhere.append(row)
+                        continue
                     tally.before(plan)
                     if plan.state != TODO:
                         continue
@@ -163,7 +174,7 @@ class _Tally:
     def __init__(self, command: str, count: int, is_batch: bool) -> None:
         self._command, self._count, self._is_batch = command, count, is_batch
         self._began = time.perf_counter()
-        self.failed = self.damaged = self.before_done = self.before_failed = 0
+        self.failed = self.damaged = self.before_done = self.before_failed = self.elsewhere = 0
         self._is_usage = False
 
     @contextlib.contextmanager
@@ -185,6 +196,8 @@ class _Tally:
         """Count what an earlier run has done."""
         if plan.state == "failed":
             self.before_failed += 1
+        elif plan.state == "elsewhere":
+            self.elsewhere += 1
         elif plan.state != "todo":
             self.before_done += 1
             self.damaged += plan.state == "damaged"
@@ -218,7 +231,7 @@ class _Tally:
     def finish(self) -> int:
         """Sum up; the exit status."""
         if self._is_batch:
-            done = self._count - self.failed - self.before_failed
+            done = self._count - self.failed - self.before_failed - self.elsewhere
             parts = [f"{done} {_DONE_WORDS.get(self._command, self._command + 'd')}"]
             details = [f"{self.before_done} before"] * bool(self.before_done)
             details += [f"{self.damaged} of them damaged"] * bool(self.damaged)
@@ -226,6 +239,8 @@ class _Tally:
                 parts[0] += f" ({', '.join(details)})"
             if self.failed:
                 parts.append(f"{self.failed} failed")
+            if self.elsewhere:
+                parts.append(f"{self.elsewhere} at work elsewhere")
             if self.before_failed:
                 parts.append(f"{self.before_failed} failed before (--retry-failed does them again)")
             seconds = time.perf_counter() - self._began

@@ -14,7 +14,7 @@ from typing import Any
 
 from tinyhd.errors import InputError, OptionError
 from tinyhd.files import StrPath, check_suffix, check_target
-from tinyhd.pipeline.manifest import MANIFEST_NAME, read_manifest
+from tinyhd.pipeline.manifest import MANIFEST_NAME, manifests, read_manifest
 from tinyhd.pipeline.moments import write_file
 from tinyhd.version import __version__
 
@@ -76,21 +76,19 @@ def batch_report(
         OutputError: a file cannot be written.
         OptionError: another ending, or Jinja or PyArrow is not installed.
     """
-    manifest = Path(folder) / MANIFEST_NAME
+    found = manifests(Path(folder))
     page = Path(folder) / "tinyhd-report.html" if output is None else Path(output)
     beside = page.with_suffix(".csv") if table is None else Path(table)
     check_suffix(page, (".html", ".htm"), "a report")
     check_suffix(beside, TABLE_SUFFIXES, "a table")
     for path in (page, beside):
-        check_target(path, [manifest], overwrite)
+        check_target(path, found, overwrite)
+    if not found:
+        raise InputError(f"there is no {MANIFEST_NAME} in {os.fspath(folder)!r}: name the --output-dir of a batch.")
     try:
-        rows = _rows(manifest)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"there is no {MANIFEST_NAME} in {os.fspath(folder)!r}: name the --output-dir of a batch."
-        ) from error
+        rows = _rows(found)
     except OSError as error:
-        raise InputError(f"{os.fspath(manifest)!r} cannot be read: {error.strerror}.") from error
+        raise InputError(f"{os.fspath(error.filename)!r} cannot be read: {error.strerror}.") from error
     text = _html(rows, os.path.basename(os.path.abspath(folder)))
     content = _parquet(rows) if beside.suffix.lower() == ".parquet" else _csv(rows)
     write_file(page, text.encode())
@@ -98,10 +96,11 @@ def batch_report(
     return BatchReport(page, beside, tuple(rows), dict(Counter(row.status for row in rows)))
 
 
-def _rows(manifest: Path) -> list[Row]:
+def _rows(files: Sequence[Path]) -> list[Row]:
     """One for each input and action, by its last line; in the order in which they were begun."""
     rows: dict[tuple[str, str], Row] = {}
-    for values, entry in read_manifest(manifest):
+    lines = (line for file in files for line in read_manifest(file))
+    for values, entry, _ in sorted(lines, key=lambda line: line[1].time):
         frames, seconds = values.get("frames"), values.get("seconds")
         rows[values["action"], values["input"]] = Row(
             input=values["input"],

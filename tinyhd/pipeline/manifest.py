@@ -24,12 +24,13 @@ from tinyhd.errors import InputError, OutputError
 from tinyhd.files import cannot_write, sweep
 from tinyhd.options import GROUPS
 from tinyhd.pipeline.batch import Job, Result
+from tinyhd.pipeline.leases import in_use
 from tinyhd.pipeline.outputs import default_output
 from tinyhd.video.reader import probe
 
 MANIFEST_NAME = "tinyhd-manifest.jsonl"
 
-TODO, DONE, DAMAGED, FAILED = "todo", "done", "damaged", "failed"
+TODO, DONE, DAMAGED, FAILED, ELSEWHERE = "todo", "done", "damaged", "failed", "elsewhere"
 
 _STARTED = "started"
 _HASHED_BYTES, _TAIL_BYTES = 2**20, 2**16
@@ -52,6 +53,8 @@ class Entry(NamedTuple):
     """Whether no output was there when the attempt began."""
     outputs: tuple[tuple[str, int], ...]
     """Their names, and sizes where the attempt is over."""
+    time: float
+    """When it was written, seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Plan:
     """What is to be done with an input."""
 
     state: str
-    """todo, or how it ended before: done, damaged, failed."""
+    """todo, or how it ended before: done, damaged, failed; elsewhere: another run is at work on it."""
     job: Job
     attempt: int = 1
 
@@ -81,25 +84,18 @@ class Manifest:
             OutputError: another run is at work there, or it cannot be written.
             InputError: the manifest is not one.
         """
-        self.path, self._model = folder / MANIFEST_NAME, model_hash
+        self._folder, self._model = folder, model_hash
         self.frames, self.seconds = 0, 0.0
         self._entries: dict[tuple[str, str], Entry] = {}
-        self._lock = FileLock(folder / f".{MANIFEST_NAME}.lock")
+        self._read: dict[Path, int] = {}
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise OutputError(
-                f"another run is at work in {os.fspath(folder)!r}: wait for its end, or choose another folder."
-            ) from error
+            self.path, self._lock = self._take_place(folder)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise cannot_write(folder / MANIFEST_NAME, error) from error
         try:
             sweep(folder)
             self._file: IO[bytes] = self.path.open("ab+")
-            for values, entry in read_manifest(self.path):
-                self._entries[values["action"], values["input"]] = entry
-                self.frames += values.get("frames", 0)
-                self.seconds += values.get("seconds", 0.0)
+            self.refresh()
             _cut_torn_line(self._file)
         except OSError as error:
             self._lock.release()
@@ -107,6 +103,32 @@ class Manifest:
         except BaseException:
             self._lock.release()
             raise
+
+    def _take_place(self, folder: Path) -> tuple[Path, FileLock]:
+        """The manifest to write, and what keeps others from it."""
+        lock = manifest_lock(folder)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise at_work(folder) from error
+        if in_use(folder):
+            lock.release()
+            raise at_work(folder)
+        return folder / MANIFEST_NAME, lock
+
+    def refresh(self) -> None:
+        """Read what is new in the manifests of the folder."""
+        for path in manifests(self._folder):
+            if path == self.path and path in self._read:
+                continue
+            self._read.setdefault(path, 0)
+            for values, entry, end in read_manifest(path, self._read[path]):
+                self._read[path] = end
+                known = self._entries.get((values["action"], values["input"]))
+                if known is None or (known.attempt, known.time) <= (entry.attempt, entry.time):
+                    self._entries[values["action"], values["input"]] = entry
+                self.frames += values.get("frames", 0)
+                self.seconds += values.get("seconds", 0.0)
 
     def __enter__(self) -> Self:
         return self
@@ -116,13 +138,13 @@ class Manifest:
     ) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-        sweep(self.path.parent)  # what workers that were lost have left
+        sweep(self._folder)  # what workers that were lost have left
         self._lock.release()
 
     def plan(self, job: Job, retry_failed: bool = False) -> Plan:
         """What is to be done, given what was done before: finished jobs are not repeated while their input, settings,
         model and outputs are the same; failed ones only where `retry_failed` says so."""
-        entry = self._entries.get(_key(job))
+        entry = self._entries.get(job_key(job))
         if entry is None:
             return Plan(TODO, job)
         todo = Plan(TODO, job, entry.attempt + 1)
@@ -141,6 +163,10 @@ class Manifest:
             return replace(todo, state=entry.status)
         return replace(todo, job=replace(job, overwrite=True))
 
+    def claim(self, job: Job, retry_failed: bool = False) -> Plan:
+        """What is to be done, and by nobody else; see `plan`."""
+        return self.plan(job, retry_failed)
+
     def begin(self, plan: Plan) -> None:
         """Note that a job begins. Raises `OutputError` where that cannot be written."""
         outputs = output_names(plan.job)
@@ -150,7 +176,7 @@ class Manifest:
     def end(self, plan: Plan, result: Result | None, error: str | None = None, worker: int = 0) -> None:
         """Note how a job ended: its result, or the sentence that says what went wrong. Raises `OutputError`."""
         facts: dict[str, Any] = {"worker": worker}
-        begun = self._entries.get(_key(plan.job))
+        begun = self._entries.get(job_key(plan.job))
         if begun is not None and (begun.status, begun.attempt) == (_STARTED, plan.attempt):
             # a file that was replaced meanwhile is not what was worked on
             facts["identity"] = begun.size, begun.mtime_ns, begun.content
@@ -173,16 +199,16 @@ class Manifest:
         size, mtime_ns, content = identity or _identity(job.input)
         entry = Entry(
             status, plan.attempt, settings_hash(job), self._model, size, mtime_ns, content, facts.get("fresh", False),
-            tuple(outputs),
+            tuple(outputs), round(time.time(), 3),
         )  # fmt: skip
-        line = {"input": name, "action": job.action, **entry._asdict(), **facts, "time": round(time.time(), 3)}
+        line = {"input": name, "action": job.action, **entry._asdict(), **facts}
         try:
             self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        self._entries[_key(job)] = entry
+        self._entries[job_key(job)] = entry
 
 
 def _cut_torn_line(file: IO[bytes]) -> None:
@@ -196,16 +222,36 @@ def _cut_torn_line(file: IO[bytes]) -> None:
     file.truncate(start + tail.rfind(b"\n") + 1)
 
 
-def read_manifest(path: Path) -> Iterator[tuple[dict[str, Any], Entry]]:
-    """The lines of a manifest, each as it is and as an `Entry`; one that a run did not
-    complete is left out.
+def manifests(folder: Path) -> list[Path]:
+    """The manifests in a folder: of runs that had it for themselves, and of those that shared it."""
+    return [path for path in (folder / MANIFEST_NAME, *sorted(folder.glob("tinyhd-manifest-*.jsonl"))) if path.exists()]
+
+
+def manifest_lock(folder: Path) -> FileLock:
+    """What a run holds that has the folder for itself."""
+    return FileLock(folder / f".{MANIFEST_NAME}.lock")
+
+
+def at_work(folder: Path) -> OutputError:
+    """The error of a run that would be in another's way."""
+    return OutputError(
+        f"another run is at work in {os.fspath(folder)!r}: wait for its end, choose another folder, or start all "
+        "of them with --lease to share the work."
+    )
+
+
+def read_manifest(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], Entry, int]]:
+    """The lines of a manifest from a byte on, each as it is, as an `Entry`, and the byte where it ends; one that a run
+    did not complete is left out.
 
     Raises:
         InputError: it is not a manifest.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
+        file.seek(start)
         for line in file:
+            start += len(line)
             try:
                 values = json.loads(line.decode("utf-8", "surrogateescape"))
                 outputs = tuple((str(name), int(size)) for name, size in values["outputs"])
@@ -218,7 +264,7 @@ def read_manifest(path: Path) -> Iterator[tuple[dict[str, Any], Entry]]:
                 raise InputError(
                     f"{os.fspath(path)!r} is not a manifest of tinyhd: choose another folder for the outputs."
                 ) from error
-            yield values, entry
+            yield values, entry, start
 
 
 def settings_hash(job: Job) -> str:
@@ -237,7 +283,8 @@ def output_names(job: Job) -> list[str]:
     return [os.path.abspath(name) for name in (output, job.save_maps, job.stats, job.save_path) if name is not None]
 
 
-def _key(job: Job) -> tuple[str, str]:
+def job_key(job: Job) -> tuple[str, str]:
+    """What attempts at a job are found by: its action and its input."""
     return job.action, _name(job.input)
 
 

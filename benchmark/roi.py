@@ -45,6 +45,7 @@ MIN_FIXATIONS = 5
 MEASURES = ("EWPSNR", "PSNR", "XPSNR")
 _LOSSLESS = {"qp": "0"}
 _PEAK = 255**2
+_BLOCK = 4  # pixels, along either side, that errors are weighted in
 
 
 @dataclass(frozen=True)
@@ -56,38 +57,41 @@ class Encoded:
     seconds: float
 
 
-def density(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How people's gazes are spread over a frame: float32 (height, width) of sum 1.
+def density(points: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """How people's gazes are spread over a frame, float32 (height / 4, width / 4) of sum 1; None: too few to tell.
 
     Args:
-        points: (N, 2), N > 0, fractions of width and height; those outside of the frame are left out.
-        size: (width, height).
+        points: (N, 2), fractions of width and height; those outside of the frame do not count.
+        size: (width, height) of the frame, pixels.
     """
-    width, height = size
+    width, height = (side // _BLOCK for side in size)
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], (height, width), [[0, 1], [0, 1]])
+    if counts.sum() < MIN_FIXATIONS:
+        return None
     spread = gaussian_filter(counts.astype(np.float32), SIGMA * width, mode="constant")
     return spread / spread.sum()
 
 
-def measure(source: Path, encoded: Path, points: Sequence[np.ndarray]) -> dict[str, float]:
+def measure(source: Path, encoded: Path, looked_at: Sequence[np.ndarray | None]) -> dict[str, float]:
     """The qualities `MEASURES` of an encoded clip, in dB.
 
     Args:
         source, encoded: videos with the same frames.
-        points: of each frame, people's fixations as fractions, (N, 2).
+        looked_at: the `density` of each frame.
     """
     weighted, plain, xpsnr = [], [], []
     compare: _XPSNR | None = None
-    for first, second, looked in zip(read_frames(source), read_frames(encoded), points, strict=True):
+    for first, second, weights in zip(read_frames(source), read_frames(encoded), looked_at, strict=True):
         compare = compare or _XPSNR(first)
         xpsnr.append(compare(first, second))
-        height, width = first.image.height, first.image.width
+        height = first.image.height
         luma = [frame.image.to_ndarray()[:height].astype(np.float32) for frame in (first, second)]
         errors = (luma[0] - luma[1]) ** 2
         plain.append(float(errors.mean()))
-        inside = looked[((looked >= 0) & (looked < 1)).all(1)]
-        if len(inside) >= MIN_FIXATIONS:
-            weighted.append(float((errors * density(inside, (width, height))).sum()))
+        if weights is not None:
+            rows, columns = weights.shape
+            blocks = errors[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
+            weighted.append(float((blocks.mean((1, 3)) * weights).sum()))
     return {"EWPSNR": _decibels(weighted), "PSNR": _decibels(plain), "XPSNR": statistics.fmean(xpsnr)}
 
 
@@ -158,29 +162,29 @@ class Settings:
     rates: tuple[str, ...]
     strength: float
 
-    def encoder(self, name: str, rate: str) -> EncoderOptions:
-        """A rate is a crf, or bits a second such as 400k."""
+    def encoder(self, name: str, rate: str, finer: float = 0.0) -> EncoderOptions:
+        """A rate is a crf, which is lowered by `finer`, or bits a second such as 400k."""
         if rate[-1:] in "kKM":
             return EncoderOptions(encoder=name, preset=self.preset, bitrate=rate)
-        return EncoderOptions(encoder=name, preset=self.preset, crf=float(rate))
+        return EncoderOptions(encoder=name, preset=self.preset, crf=float(rate) - finer)
 
 
-def prepare(video: Path, clip: Clip, settings: Settings, target: Path) -> list[np.ndarray]:
-    """Write the part of a video that is encoded, scaled and without loss; returns people's fixations of each frame, as
-    fractions."""
+def prepare(video: Path, clip: Clip, settings: Settings, target: Path) -> list[np.ndarray | None]:
+    """Write the part of a video that is encoded, scaled and without loss; returns the `density` of each frame."""
     end = settings.start + settings.seconds
     with open_video(video, settings.start, end) as reader:
         info = reader.info
         size = (2 * round(info.width / info.height * settings.height / 2), settings.height)
         lossless = EncoderOptions(encoder="libx264", preset="ultrafast")
         first = Fraction(settings.start)
-        points = []
+        looked_at = []
         with open_writer(target, info, size=size, options=lossless, settings=_LOSSLESS, keep_source=False) as writer:
             for frame in reader:
                 scaled = frame.image.reformat(*size, format="yuv420p", interpolation="BICUBIC")
                 writer.write(scaled, frame.time - first)
-                points.append(clip.fixations[int(np.argmin(abs(clip.times - frame.time_seconds)))] / clip.size)
-    return points
+                points = clip.fixations[int(np.argmin(abs(clip.times - frame.time_seconds)))] / clip.size
+                looked_at.append(density(points, size))
+    return looked_at
 
 
 def encode_plainly(source: Path, target: Path, encoder: EncoderOptions) -> None:
@@ -191,25 +195,29 @@ def encode_plainly(source: Path, target: Path, encoder: EncoderOptions) -> None:
 
 
 def compare(
-    source: Path, track: SaliencyTrack, points: Sequence[np.ndarray], encoder: str, settings: Settings
+    source: Path, track: SaliencyTrack, looked_at: Sequence[np.ndarray | None], encoder: str, settings: Settings
 ) -> tuple[list[Encoded], list[Encoded]]:
-    """A clip encoded at every rate, plainly and by regions."""
+    """A clip encoded at every rate, plainly and by regions; these at a lower crf, which makes about as many bits."""
     roi = RoiOptions(strength=settings.strength)
 
-    def run(name: str, work: Callable[[Path, EncoderOptions], object]) -> list[Encoded]:
+    def run(name: str, work: Callable[[Path, EncoderOptions], object], finer: float = 0.0) -> list[Encoded]:
         results = []
         for rate in settings.rates:
             target = source.with_name(f"{source.stem}.{encoder}.{name}.{rate}.mp4")
             began = time.process_time()
-            work(target, settings.encoder(encoder, rate))
+            work(target, settings.encoder(encoder, rate, finer))
             seconds = time.process_time() - began
-            results.append(Encoded(stream_rate(target), measure(source, target, points), seconds))
+            results.append(Encoded(stream_rate(target), measure(source, target, looked_at), seconds))
             target.unlink()
         return results
 
     return (
         run("plain", lambda target, options: encode_plainly(source, target, options)),
-        run("roi", lambda target, options: encode(source, target, options=roi, encoder=options, track=track)),
+        run(
+            "roi",
+            lambda target, options: encode(source, target, options=roi, encoder=options, track=track),
+            settings.strength / 2,
+        ),
     )
 
 
@@ -227,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--strength", type=float, default=RoiOptions().strength, metavar="STEPS", help="default: that of tinyhd encode")
     add("--height", type=int, default=360, metavar="PIXELS", help="that frames are scaled to; default: 360")
     add("--start", type=float, default=2.0, metavar="SECONDS", help="of the part that is encoded; default: 2")
-    add("--seconds", type=float, default=6.0, metavar="SECONDS", help="that it lasts; default: 6")
+    add("--seconds", type=float, default=4.0, metavar="SECONDS", help="that it lasts; default: 4")
     options = parser.parse_args(arguments)
     part = Settings(
         options.height, options.start, options.seconds, options.preset, tuple(options.rates), options.strength
@@ -249,10 +257,10 @@ def _results(folder: Path, encoders: Sequence[str], settings: Settings) -> Itera
     for video, clip in read_clips(folder):
         with tempfile.TemporaryDirectory() as temporary:
             source = Path(temporary) / "clip.mp4"
-            points = prepare(video, clip, settings, source)
+            looked_at = prepare(video, clip, settings, source)
             with analyze(source) as track:
                 for encoder in encoders:
-                    plain, ours = compare(source, track, points, encoder, settings)
+                    plain, ours = compare(source, track, looked_at, encoder, settings)
                     found = {name: delta_rate(plain, ours, name) for name in MEASURES}
                     found["PSNR dB"] = delta_quality(plain, ours, "PSNR")
                     found["time"] = sum(one.seconds for one in ours) / sum(one.seconds for one in plain)

@@ -165,8 +165,8 @@ class Settings:
     def encoder(self, name: str, rate: str, finer: float = 0.0) -> EncoderOptions:
         """A rate is a crf, which is lowered by `finer`, or bits a second such as 400k."""
         if rate[-1:] in "kKM":
-            return EncoderOptions(encoder=name, preset=self.preset, bitrate=rate)
-        return EncoderOptions(encoder=name, preset=self.preset, crf=float(rate) - finer)
+            return EncoderOptions(encoder=name, preset=self.preset or None, bitrate=rate)
+        return EncoderOptions(encoder=name, preset=self.preset or None, crf=float(rate) - finer)
 
 
 def prepare(video: Path, clip: Clip, settings: Settings, target: Path) -> list[np.ndarray | None]:
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="videos, and fixations.npz")
     add("--encoders", nargs="+", default=["libx264", "libx265"], metavar="NAME", help="default: libx264 libx265")
-    add("--preset", default="medium", metavar="NAME", help="default: medium")
+    add("--preset", default="medium", metavar="NAME", help="default: medium; '' for encoders without")
     add("--rates", nargs="+", default=["22", "27", "32", "37"], metavar="N", help="crf, or such as 400k; four or more")
     add("--strength", type=float, default=RoiOptions().strength, metavar="STEPS", help="default: that of tinyhd encode")
     add("--height", type=int, default=360, metavar="PIXELS", help="that frames are scaled to; default: 360")
@@ -264,7 +264,9 @@ def _results(folder: Path, encoders: Sequence[str], settings: Settings) -> Itera
                     found = {name: delta_rate(plain, ours, name) for name in MEASURES}
                     found["PSNR dB"] = delta_quality(plain, ours, "PSNR")
                     found["time"] = sum(one.seconds for one in ours) / sum(one.seconds for one in plain)
-                    row = ", ".join(f"{name} {value:+.2f}" for name, value in found.items())
+                    row = ", ".join(
+                        f"{name} {value:{'.2f' if name == 'time' else '+.2f'}}" for name, value in found.items()
+                    )
                     rates = " ".join(f"{one.rate:.0f}" for one in plain)
                     print(f"{video.name} {encoder}: {row}; plain at {rates} kbit/s", flush=True)
                     yield video.name, encoder, found

@@ -127,8 +127,12 @@ def test_every_frame_is_there_at_its_time(tmp_path: Path, name: str) -> None:
         assert (stream.width, stream.height) == (width + width % 2, height + height % 2)
         for frame, given in zip(container.decode(video=0), frames, strict=True):
             assert abs(frame.pts * frame.time_base - given.time) <= tick / 2
-            gray = frame.to_ndarray(format="gray")[:height, :width].astype(int)
-            assert abs(gray - given.image.to_ndarray(format="gray")).mean() < 4
+            gray, wanted = frame.to_ndarray(format="gray").astype(int), given.image.to_ndarray(format="gray")
+            # odd sizes have grown by a copy of the last line
+            wanted = np.pad(wanted, ((0, height % 2), (0, width % 2)), "edge")
+            assert abs(gray - wanted).mean() < 4
+            assert abs(gray - wanted)[-1:].mean() < 12
+            assert abs(gray - wanted)[:, -1:].mean() < 12
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv422p"])
@@ -153,10 +157,16 @@ def test_sound_and_tags_are_kept(tmp_path: Path) -> None:
         assert b.streams.video[0].codec_context.colorspace == 1
 
 
+def test_hdr_is_mapped_and_that_is_said(tmp_path: Path) -> None:
+    result = run(HARD_FILES["hdr_pq"](tmp_path).path, tmp_path / "out.mp4")
+    assert any("HDR" in warning for warning in result.warnings)
+    assert not result.damaged
+
+
 def test_a_part(tmp_path: Path, source: Path) -> None:
     result = run(source, tmp_path / "out.mp4", start=Fraction(1), end=Fraction(3, 2))
-    with open_video(tmp_path / "out.mp4") as video:
-        times = [frame.time for frame in video]
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
     assert times == [Fraction(k, 25) for k in range(13)] or times == [Fraction(k, 25) for k in range(12)]
     assert result.frames == len(times)
     with pytest.raises(InputError, match="no frame"):

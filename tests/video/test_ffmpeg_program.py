@@ -201,6 +201,11 @@ def test_nvenc_takes_crf_as_cq() -> None:
     assert encoder.options == {"rc": "vbr", "cq": "23"}
 
 
+def test_bitrate_takes_the_place_of_crf() -> None:
+    encoder = ffmpeg_program.resolve_program_encoder(EncoderOptions(bitrate="300k", ffmpeg=PROGRAM))
+    assert encoder.options == {"b": "300000", "preset": "veryfast"}
+
+
 def test_auto_without_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     ffmpeg_program._auto_encoder.cache_clear()

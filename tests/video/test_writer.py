@@ -364,6 +364,22 @@ def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
     assert sizes[45] < sizes[10] / 2
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"codec": "h264"}, {"codec": "hevc"}, {"codec": "av1", "preset": "13"}, {"codec": "vp9"}],
+)
+def test_bitrate_reaches_the_encoder(tmp_path: Path, options: dict[str, Any]) -> None:
+    def noise(_: np.ndarray, k: int) -> np.ndarray:
+        return np.random.default_rng(k).integers(0, 255, (makers.HEIGHT, makers.WIDTH, 3), np.uint8)
+
+    source = make_video(tmp_path / "in.mp4", 25, transform=noise)
+    sizes = {}
+    for rate in ("800k", "4M"):
+        rewrite(source, tmp_path / f"{rate}.mp4", options=EncoderOptions(**options, bitrate=rate))
+        sizes[rate] = (tmp_path / f"{rate}.mp4").stat().st_size
+    assert sizes["4M"] > 2 * sizes["800k"]
+
+
 def test_x264_takes_frames_not_slices(tmp_path: Path) -> None:
     """As FFmpeg does: slice threads, PyAV's default, make larger files more slowly."""
     rewrite(make_video(tmp_path / "in.mp4", 12), tmp_path / "out.mp4")

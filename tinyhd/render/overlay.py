@@ -9,11 +9,11 @@ from fractions import Fraction
 import av
 import av.filter
 import numpy as np
-from av.video.plane import VideoPlane
 
 from tinyhd.options import RenderOptions
 from tinyhd.render.colors import color_table, to_yuv
 from tinyhd.video.frame import VideoInfo
+from tinyhd.video.pixel_format import grown, plane_lines
 
 
 class Overlay:
@@ -72,30 +72,11 @@ class Overlay:
             self._graph = _BlendGraph(self._info, self._frame_size, levels.shape, beside, self._for_video)
         height, width = levels.shape
         heat = av.VideoFrame(width, height, "vuya")
-        lines = _lines(heat.planes[0]).view(np.uint32)
+        lines = plane_lines(heat.planes[0]).view(np.uint32)
         lines[:height, :width] = self._table[levels]
         if self._frame_size != (image.width, image.height):
-            image = _grown(image, *self._frame_size)
+            image = grown(image, *self._frame_size)
         return self._graph(image, heat)
-
-
-def _lines(plane: VideoPlane) -> np.ndarray:
-    """A plane's memory: uint8 (lines, bytes per line), padding included."""
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-
-
-def _grown(image: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-    """The frame with its last column and line repeated; 8-bit planar formats."""
-    result = av.VideoFrame(width, height, image.format.name)
-    for source, target in zip(image.planes, result.planes, strict=True):
-        lines = _lines(target)
-        lines[: source.height, : source.width] = _lines(source)[: source.height, : source.width]
-        lines[: source.height, source.width : target.width] = lines[: source.height, source.width - 1 : source.width]
-        lines[source.height : target.height] = lines[source.height - 1]
-    for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
-        setattr(result, tag, getattr(image, tag))
-    result.pts, result.time_base = image.pts, image.time_base
-    return result
 
 
 class _BlendGraph:

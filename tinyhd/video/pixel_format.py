@@ -21,6 +21,7 @@ from typing import Any
 import av
 import av.filter
 import numpy as np
+from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
 # Numbers of ITU-T H.273, as FFmpeg uses them.
@@ -209,6 +210,25 @@ class FrameConverter:
             chain = self._chains[key] = FilterChain(filters, frame)
         (result,) = chain.push(frame)
         return result
+
+
+def plane_lines(plane: VideoPlane) -> np.ndarray:
+    """A plane's memory: uint8 (lines, bytes per line), padding included."""
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+
+
+def grown(image: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """The frame with its last column and line repeated; 8-bit planar formats."""
+    result = av.VideoFrame(width, height, image.format.name)
+    for source, target in zip(image.planes, result.planes, strict=True):
+        lines = plane_lines(target)
+        lines[: source.height, : source.width] = plane_lines(source)[: source.height, : source.width]
+        lines[: source.height, source.width : target.width] = lines[: source.height, source.width - 1 : source.width]
+        lines[source.height : target.height] = lines[source.height - 1]
+    for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
+        setattr(result, tag, getattr(image, tag))
+    result.pts, result.time_base = image.pts, image.time_base
+    return result
 
 
 def _drop_unknown_tags(frame: av.VideoFrame) -> None:

@@ -5,15 +5,12 @@ from fractions import Fraction
 
 import av
 import av.filter
-from av.filter.context import FilterContext
 
 from tinyhd.errors import OptionError
 from tinyhd.options import EncoderOptions
 from tinyhd.video.encoders import resolve_encoder
 from tinyhd.video.frame import VideoInfo
-
-PIX_FMT = "yuv420p"
-"""Of the frames made, so that nothing has to convert them, and drop what they carry, later."""
+from tinyhd.video.pixel_format import grown
 
 ROI_SETTINGS: dict[str, dict[str, str]] = {
     "libx264": {},
@@ -47,8 +44,7 @@ def check_roi_encoder(options: EncoderOptions) -> None:
 
 
 class RegionMarker:
-    """Gives frames regions of interest, by FFmpeg's filter addroi; makes them yuv420p, odd sizes even by a copy of the
-    last line."""
+    """Gives frames regions of interest, by FFmpeg's filter addroi; makes odd sizes even by a copy of the last line."""
 
     def __init__(self, info: VideoInfo) -> None:
         """
@@ -73,17 +69,10 @@ class RegionMarker:
         self._graph = graph = av.filter.Graph()
         graph.threads = 1  # decoder and encoder have their own
         tags = f"time_base=1/1000:pixel_aspect=1/1:colorspace={info.colorspace}:range={info.color_range}"
-        self._source = graph.add("buffer", f"video_size={info.width}x{info.height}:pix_fmt={info.pix_fmt}:{tags}")
-        filters = [("format", PIX_FMT)]
-        right, bottom = (made - had for made, had in zip(self.size, (info.width, info.height), strict=True))
-        if right or bottom:
-            filters.append(("pad", f"{self.size[0]}:{self.size[1]}:0:0"))
-            filters.append(("fillborders", f"right={right}:bottom={bottom}:mode=smear"))
-        for x, y, width, height, steps in regions:
-            filters.append(("addroi", f"{x}:{y}:{width}:{height}:{steps / _QP_RANGE:.6f}"))
-        last: FilterContext = self._source
-        for name, arguments in filters:
-            node = graph.add(name, arguments)
+        width, height = self.size
+        last = self._source = graph.add("buffer", f"video_size={width}x{height}:pix_fmt={info.pix_fmt}:{tags}")
+        for x, y, w, h, steps in regions:
+            node = graph.add("addroi", f"{x}:{y}:{w}:{h}:{steps / _QP_RANGE:.6f}")
             last.link_to(node)
             last = node
         self._sink = graph.add("buffersink")
@@ -93,6 +82,8 @@ class RegionMarker:
     def __call__(self, image: av.VideoFrame) -> av.VideoFrame:
         """The picture of a frame, which is not changed, with the regions that were set last."""
         assert self._graph is not None, "regions were not set"
+        if self.size != (image.width, image.height):
+            image = grown(image, *self.size)
         pts, time_base = image.pts, image.time_base
         image.pts, image.time_base = self._count, Fraction(1, 1000)
         self._count += 1

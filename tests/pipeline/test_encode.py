@@ -83,6 +83,7 @@ def test_bits_go_where_attention_is(tmp_path: Path, source: Path, encoder: str) 
         assert result.bytes == target.stat().st_size
         sizes[strength] = result.bytes
         found[strength] = sides_psnr(source, target)
+        assert any("realtime" in warning for warning in result.warnings) == (encoder == "libvpx-vp9")
     assert sizes[6] < 1.05 * sizes[0]
     if encoder != "libvpx-vp9":  # in two seconds it does not get there, nor does it take low rates for noise
         assert 8 * sizes[6] / 2 == pytest.approx(400_000, rel=0.25)

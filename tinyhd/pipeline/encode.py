@@ -134,8 +134,12 @@ def encode(
             raise InputError(f"{info.path!r} has no frame between the times given as start and end.")
         warnings = list(writer.warnings) if writer else []
         damaged = reader.damaged or bool(warnings)
-        if info.is_hdr and writer:
+        if writer and info.is_hdr:
             warnings.append("The frames are HDR; they were mapped to 8-bit BT.709.")
+        if writer and resolve_encoder(encoder).name == "libvpx-vp9":
+            warnings.append(
+                "libvpx-vp9 follows regions in its realtime mode only, which costs more bits than they save."
+            )
     return EncodeResult(
         input=Path(input),
         output=target,

@@ -32,8 +32,7 @@ from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions, Ren
 from tinyhd.pipeline.analyze import Progress, analysis
 from tinyhd.pipeline.batch import Job as PipelineJob
 from tinyhd.pipeline.batch import run_job
-from tinyhd.pipeline.moments import moments
-from tinyhd.pipeline.reframe import reframe
+from tinyhd.pipeline.moments import MOMENTS_SUFFIX
 from tinyhd.pipeline.report import report
 from tinyhd.render.grayscale import open_maps_writer
 from tinyhd.render.normalize import Normalizer, SmoothedRange
@@ -274,12 +273,11 @@ def canonical(render: RenderOptions) -> RenderOptions:
 
 
 def _draw(job: Job, target: Path, render: RenderOptions, progress: Progress) -> None:
-    run_job(PipelineJob(job.source, target, render=render, track=job.track_file, end=job.end), progress=progress)
+    _run(job, target, progress, render=render)
 
 
 def _reframe(aspect: str, job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
-    options, path = ReframeOptions(aspect=aspect), job.crops[aspect]
-    reframe(job.source, target, options=options, path=path, end=job.end, progress=progress)
+    _run(job, target, progress, action="reframe", crop=ReframeOptions(aspect=aspect), path=job.crops[aspect])
 
 
 def _write_maps(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
@@ -295,8 +293,12 @@ def _write_maps(job: Job, target: Path, _: RenderOptions, progress: Progress) ->
 
 def _write_moments(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
     folder = target.with_suffix("")
-    moments(job.source, folder, track=job.track_file, end=job.end, stem=job.stem, progress=progress)
+    _run(job, folder / f"{job.stem}{MOMENTS_SUFFIX}", progress, action="moments")
     shutil.make_archive(str(folder), "zip", folder)
+
+
+def _run(job: Job, target: Path, progress: Progress, **what: Any) -> None:
+    run_job(PipelineJob(job.source, target, track=job.track_file, end=job.end, **what), progress=progress)
 
 
 def _write_report(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:

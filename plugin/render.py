@@ -8,8 +8,8 @@ import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
+from tinyhd.applications.crop import CropPath, read_path
 from tinyhd.pipeline.batch import Job, run_job
-from tinyhd.pipeline.reframe import ReframeResult, reframe
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import browser_plays, reencode
 
@@ -103,38 +103,41 @@ def reframe_videos(
     def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
         info = tinyhd.probe(path)
         crop_file = output.with_suffix(".csv")
-        result = reframe(
-            path,
+        job = Job(
+            Path(path),
             output,
-            options=settings.reframe,
+            action="reframe",
+            crop=settings.reframe,
             inference=settings.inference,
             encoder=settings.encoder,
-            backend=backend,
             track=find_track(videos, sample_id, path, settings.inference, backend),
             keep=moving_boxes(videos, sample_id, settings.keep, info, as_one=True),
-            save_path=crop_file,
+            save_path=str(crop_file),
             overwrite=True,
-            progress=progress,
         )
+        frames = run_job(job, backend=backend, progress=progress).frames
         videos.set_values(settings.crop_field, {sample_id: str(crop_file)}, key_field="id")
         if settings.boxes:
-            _show_crop(videos, sample_id, settings.crop_field, result, info)
+            crop = read_path(crop_file, (info.width, info.height))
+            _show_crop(videos, sample_id, settings.crop_field, crop, info, frames)
         target.add(sample_id, output)
-        return result.frames
+        return frames
 
     return (yield from _make_videos(samples, settings, target, work, is_stopped))
 
 
-def _show_crop(videos: SampleCollection, sample_id: str, field: str, result: ReframeResult, info: VideoInfo) -> None:
+def _show_crop(
+    videos: SampleCollection, sample_id: str, field: str, path: CropPath, info: VideoInfo, frames: int
+) -> None:
     """Put the crop on the source's frames, as the App numbers them."""
     [metadata] = videos.select(sample_id).values("metadata")
     rate = app_rate(metadata, info)
-    numbers = range(1, (getattr(metadata, "total_frame_count", None) or result.frames) + 1)
+    numbers = range(1, (getattr(metadata, "total_frame_count", None) or frames) + 1)
     size = (info.width, info.height) * 2
     for first in range(0, len(numbers), FRAMES_AT_ONCE):
         boxes = {}
         for number in numbers[first : first + FRAMES_AT_ONCE]:
-            crop = result.crop.at(float((number - 1) / rate - info.start_time))
+            crop = path.at(float((number - 1) / rate - info.start_time))
             bounds = [length / whole for length, whole in zip(crop, size, strict=True)]
             boxes[number] = fo.Detection(label="crop", bounding_box=bounds)
         videos.set_values(f"frames.{field}", {sample_id: boxes}, key_field="id", expand_schema=False)

@@ -1,11 +1,12 @@
 """One of many videos: what is to be done with it, as plain data, and the one function that does it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from tinyhd.applications.crop import CropPath
 from tinyhd.errors import OptionError
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.options import (
@@ -23,6 +24,7 @@ from tinyhd.pipeline.annotate import AnnotateResult, annotate
 from tinyhd.pipeline.encode import encode
 from tinyhd.pipeline.moments import MOMENTS_SUFFIX, moments
 from tinyhd.pipeline.reframe import reframe
+from tinyhd.saliency.boxes import MovingBox
 
 
 class Result(Protocol):
@@ -65,8 +67,8 @@ class Job:
     save_maps: str | None = None
     stats: str | None = None
     regions: str | None = None
-    path: str | None = None
-    keep: str | None = None
+    path: str | CropPath | None = None
+    keep: str | Sequence[MovingBox] | None = None
     save_path: str | None = None
     preview: bool = False
     overwrite: bool = False

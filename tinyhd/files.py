@@ -75,17 +75,40 @@ class AtomicOutput:
         check_target(path, (), overwrite, folder=folder)
         if not path.parent.is_dir():
             raise OutputError(f"{os.fspath(path)!r} cannot be written: there is no folder {os.fspath(path.parent)!r}.")
+        self._claim = path.parent / f"{_OWN_PREFIX}claim-{mark}"
+        self._has_claim = self._take_claim()
         try:
             if folder:
                 self.temporary.mkdir()
             else:
                 self.temporary.open("xb").close()
-            others = [other for other in path.parent.glob(f"{_OWN_PREFIX}*-{mark}-*") if other != self.temporary]
         except OSError as error:
+            self._release_claim()
             raise cannot_write(path, error) from error
-        if sys.platform != "win32" and any(_is_alive(_process_of(other)) for other in others):
-            self.discard()
-            raise OutputError(f"{os.fspath(path)!r} is being written by another run: wait for its end.")
+
+    def _take_claim(self) -> bool:
+        """A link to the number of the process that writes here: made at once or not at all, and found without looking
+        through the folder, which may be very large. Raises `OutputError` where one that lives has it."""
+        if sys.platform == "win32":
+            return False
+        for _ in range(2):
+            try:
+                os.symlink(str(os.getpid()), self._claim)
+                return True
+            except FileExistsError:
+                if _is_alive(_process_of(self._claim)):
+                    raise OutputError(
+                        f"{os.fspath(self.path)!r} is being written by another run: wait for its end."
+                    ) from None
+                self._claim.unlink(missing_ok=True)
+            except OSError:  # no such links there, or no writing, which shows at once
+                break
+        return False
+
+    def _release_claim(self) -> None:
+        if self._has_claim:
+            self._has_claim = False
+            self._claim.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +132,7 @@ class AtomicOutput:
         except (OSError, OutputError) as error:
             self.discard()
             raise cannot_write(self.path, error) if isinstance(error, OSError) else error from None
+        self._release_claim()
 
     def _merge(self) -> None:
         """Replace the numbered pictures of an earlier run; other files in the folder stay."""
@@ -124,6 +148,7 @@ class AtomicOutput:
 
     def discard(self) -> None:
         """Remove what has been written."""
+        self._release_claim()
         if self.folder:
             shutil.rmtree(self.temporary, ignore_errors=True)
         else:
@@ -145,7 +170,12 @@ def sweep(folder: Path) -> int:
 
 
 def _process_of(temporary: Path) -> int:
-    """The process that made a temporary file of this computer; 0 where its name is not one of ours."""
+    """The process that made a temporary file, or a claim, of this computer; 0 where its name is not one of ours."""
+    if temporary.is_symlink():
+        try:
+            return int(os.readlink(temporary))
+        except (OSError, ValueError):
+            return 0
     number = temporary.name.removeprefix(_OWN_PREFIX).partition("-")[0]
     return int(number) if number.isdigit() else 0
 

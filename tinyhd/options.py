@@ -5,6 +5,7 @@ Each field carries, as `dataclasses.field(metadata=...)`, its help text, allowed
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -388,6 +389,11 @@ def _two_numbers(text: str, pattern: str) -> tuple[float, float] | None:
 
 def choices(cls: type) -> dict[str, Choice]:
     """The `Choice` of each field of a dataclass that has one, by name."""
+    return _choices(cls)
+
+
+@functools.cache
+def _choices(cls: type) -> dict[str, Choice]:
     return {field.name: field.metadata["choice"] for field in dataclasses.fields(cls) if "choice" in field.metadata}
 
 
@@ -400,6 +406,11 @@ def refuse_programs(cls: type, values: Mapping[str, Any]) -> None:
 
 def field_types(cls: type) -> dict[str, type]:
     """The type of each field of a dataclass, without the None of optional ones."""
+    return _field_types(cls)
+
+
+@functools.cache
+def _field_types(cls: type) -> dict[str, type]:
     hints = typing.get_type_hints(cls)
     return {field.name: _not_none(hints[field.name]) for field in dataclasses.fields(cls)}
 

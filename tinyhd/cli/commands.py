@@ -61,6 +61,8 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         check_encoder(template["encoder"])
     if "render" in template:
         color_table(template["render"])
+    # the options of other actions are made once, not for each job
+    template = {field: kind() for groups in GROUPS.values() for field, kind in groups.items()} | template
     names = _OutputNames([Path(row["input"]) for row in rows], is_batch, options)
     tally = _Tally(options.command, len(rows), is_batch)
     with contextlib.ExitStack() as stack:
@@ -94,8 +96,7 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
                         if manifest and not options.dry_run:
                             manifest.end(plan, None, str(error))
                         raise
-                    if job.output is not None:  # the other inputs are not to be overwritten either
-                        check_target(job.output, names.inputs, job.overwrite)
+                    names.check(job)
                     yield dataclasses.replace(plan, job=job)
 
         if options.dry_run:
@@ -132,8 +133,10 @@ def _rows(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
     rows: list[dict[str, Any]] = [{"input": os.fspath(file)} for file in files]
     if options.from_file:
         is_batch = True
-        listed = read_list(options.from_file)
-        rows += [next(r for r in listed if Path(r["input"]) == f) for f in distinct(Path(r["input"]) for r in listed)]
+        listed: dict[Path, dict[str, Any]] = {}
+        for row in read_list(options.from_file):
+            listed.setdefault(Path(row["input"]), row)
+        rows += [listed[file] for file in distinct(listed)]
     if options.shard:
         is_batch = True
         rows = [row for row in rows if in_shard(Path(row["input"]), options.shard)]
@@ -156,6 +159,8 @@ def _job(row: dict[str, Any], template: dict[str, Any], names: "_OutputNames", o
     file = Path(row["input"])
     job = Job(**template, **names.of(file), input=file, action=options.command, overwrite=options.overwrite)
     own = {name: value for name, value in row.items() if name != "input" and value not in (None, "")}
+    if not own:
+        return job
     for group in GROUPS[options.command]:
         options_of = getattr(job, group)
         given = {name: own.pop(name) for name in field_types(type(options_of)) if name in own}
@@ -281,8 +286,10 @@ class _OutputNames:
         self._folder = None if options.output_dir is None else make_folder(Path(options.output_dir))
         self._stems = dict(zip(files, distinct_stems(files, self._folder), strict=True))
         # files from anywhere lie side by side in the folders for maps and statistics
-        self._side_stems = dict(zip(files, distinct_stems(files, Path()), strict=True))
         self._beside = {name: getattr(options, name, None) for name in ("save_maps", "stats")}
+        side_stems = distinct_stems(files, Path()) if any(self._beside.values()) else [""] * len(files)
+        self._side_stems = dict(zip(files, side_stems, strict=True))
+        self._identities: set[tuple[int, int]] | None = None
         if is_batch:
             for target in self._beside.values():
                 if target is not None:
@@ -297,6 +304,17 @@ class _OutputNames:
             if target is not None:
                 names[name] = target
         return names
+
+    def check(self, job: "Job") -> None:
+        """Refuse an output that is there already or, whatever the options, one of the inputs. Raises `OutputError`."""
+        if job.output is None:
+            return
+        is_input = False
+        if os.path.exists(job.output):
+            if self._identities is None:
+                self._identities = {_identity(file) for file in self.inputs if file.exists()}
+            is_input = _identity(job.output) in self._identities
+        check_target(job.output, [job.output] if is_input else [], job.overwrite)
 
     def with_output(self, job: "Job") -> "Job":
         """The job with the name of its output, where that is not the default name."""
@@ -324,6 +342,11 @@ class _OutputNames:
             tag = OUTPUT_TAG if command == "annotate" else REFRAMED_TAG
             ending = tag + (".png" if probe(file).is_still else ".mp4")
         return (self._folder or file.parent) / f"{self._stems[file]}{ending}"
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
 def _list_models() -> int:

@@ -8,12 +8,14 @@ and goes on where it was: outputs appear under their names when they are complet
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
@@ -22,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from tinyhd.errors import InputError, OutputError
 from tinyhd.files import cannot_write, sweep
-from tinyhd.options import GROUPS
+from tinyhd.options import GROUPS, Options
 from tinyhd.pipeline.batch import Job, Result
 from tinyhd.pipeline.leases import in_use
 from tinyhd.pipeline.outputs import default_output
@@ -35,6 +37,11 @@ TODO, DONE, DAMAGED, FAILED, ELSEWHERE = "todo", "done", "damaged", "failed", "e
 _STARTED = "started"
 _HASHED_BYTES, _TAIL_BYTES = 2**20, 2**16
 _LINE_START = b'{"input": '
+_OWN_SETTINGS = tuple(
+    field.name
+    for field in fields(Job)
+    if field.name not in {"input", "output", "overwrite", *(group for groups in GROUPS.values() for group in groups)}
+)
 _NOT_SETTINGS = ("device", "backend", "batch_size")  # what computes, not what
 
 
@@ -255,7 +262,8 @@ def read_manifest(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], 
             try:
                 values = json.loads(line.decode("utf-8", "surrogateescape"))
                 outputs = tuple((str(name), int(size)) for name, size in values["outputs"])
-                entry = Entry(**{name: values[name] for name in Entry._fields} | {"outputs": outputs})
+                shared = {name: sys.intern(values[name]) for name in ("status", "settings", "model")}  # kept once
+                entry = Entry(**{name: values[name] for name in Entry._fields} | shared | {"outputs": outputs})
                 values["input"], values["action"]
             except (ValueError, KeyError, TypeError) as error:
                 is_torn = not line.endswith(b"\n") and line[: len(_LINE_START)] == _LINE_START[: len(line)]
@@ -269,12 +277,14 @@ def read_manifest(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], 
 
 def settings_hash(job: Job) -> str:
     """A short digest of all that decides what a job's outputs hold, but for the input and the model's file."""
-    values = asdict(job)
-    others = {group for groups in GROUPS.values() for group in groups} - set(GROUPS[job.action])
-    for name in {"input", "output", "overwrite", *others}:
-        del values[name]
-    values["inference"] = {k: v for k, v in values["inference"].items() if k not in _NOT_SETTINGS}
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    groups = tuple(getattr(job, name) for name in GROUPS[job.action])
+    return _settings_hash(groups, tuple(str(getattr(job, name)) for name in _OWN_SETTINGS))
+
+
+@functools.lru_cache(maxsize=256)
+def _settings_hash(groups: tuple[Options, ...], own: tuple[str, ...]) -> str:
+    values = [{k: v for k, v in group.to_dict().items() if k not in _NOT_SETTINGS} for group in groups]
+    return hashlib.sha256(json.dumps([values, own]).encode()).hexdigest()[:16]
 
 
 def output_names(job: Job) -> list[str]:

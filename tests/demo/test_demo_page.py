@@ -262,7 +262,7 @@ def test_agents_find_and_use_the_tools(tmp_path):
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            assert set(tools) == {"annotate", "render"}
+            assert set(tools) == {"annotate", "render", "reframe"}
             assert "where people look" in tools["annotate"].description
             assert tools["annotate"].inputSchema["properties"]["style"]["enum"] == list(STYLES)
             assert tools["annotate"].inputSchema["required"] == ["file"]

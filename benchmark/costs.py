@@ -15,6 +15,7 @@ from tinyhd.inference.backends import fixed_clip, open_backend
 from tinyhd.inference.predict import predict_video
 from tinyhd.inference.windows import Windowing
 from tinyhd.network.config import CLIP_SHAPE
+from tinyhd.network.model import plain_convolutions
 from tinyhd.network.weights import load_model
 from tinyhd.options import InferenceOptions
 from tinyhd.video.reader import open_video
@@ -53,6 +54,7 @@ def network_costs(name: str) -> Costs:
         WeightsError: it cannot be loaded.
     """
     network = load_model(name)
+    plain_convolutions(network, True)  # counted as usual, with the zeros that they are padded with
     config = network.config
     one = multiply_adds(lambda: network(torch.zeros(1, *CLIP_SHAPE)))
     windows = samples_per_second(config.sampling_rate) / Windowing(config.maps_per_clip).stride

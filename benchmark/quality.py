@@ -541,8 +541,9 @@ def _add_costs(results: Results, contestant: Contestant, video: Path | None) -> 
     if contestant.costs is None:
         return
     known = results.costs.get(contestant.label, {})
-    if known.get("model") != contestant.hash:
-        known = {"model": contestant.hash, "license": contestant.license, **asdict(contestant.costs())}
+    key = {"model": contestant.hash, "metric_version": METRIC_VERSION}
+    if known.get("key") != key:
+        known = {"license": contestant.license, **asdict(contestant.costs()), "key": key}
     if video is not None and contestant.cpu_time is not None:
         print(f"{contestant.label}: measuring CPU time", file=sys.stderr)
         known = {**known, "cpu_seconds_per_second": contestant.cpu_time(video)}

@@ -29,7 +29,7 @@ from tinyhd.video.reader import open_video, probe
 _LINE = 16
 """Height of a line of text in pixels."""
 
-_LEAD_SECONDS = 3
+_LEAD_SECONDS = 2
 """What models see before the moment: more than a window, and more than the display's smoothing looks back."""
 
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -110,6 +111,29 @@ def test_a_timeout(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (outcome,) = run_jobs(plans, InferenceOptions(), BatchOptions(ray=cluster.address, timeout=0.2))
     assert outcome.error is not None
     assert outcome.error.endswith("a.mp4': it took longer than --timeout 0.2 s.")
+
+
+def test_the_example_of_ray_data(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's, in its folder, with the embedded model."""
+    import ray
+
+    (code,) = re.findall(r"```python\n(import ray\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    clip(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_text("not a video")
+    for name in ("a", "b"):  # the nodes' processes have working folders of their own
+        code = code.replace(f'"{name}.', f'"{tmp_path}/{name}.')
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        exec(code, {})
+    finally:
+        ray.shutdown()
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/a.track.npz 6 \n" in said
+    assert "b.mp4' is not a video" in said
+    assert (tmp_path / "a.track.npz").exists()
 
 
 def test_a_node_is_lost(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

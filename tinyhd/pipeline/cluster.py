@@ -19,9 +19,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tinyhd.errors import InputError, OptionError, TinyHDError
 from tinyhd.inference.backends import open_backend
@@ -141,6 +143,36 @@ def _cancel(ray: Any, references: list[Any]) -> None:
         if references:
             with contextlib.suppress(Exception):
                 _, references = ray.wait(references, num_returns=len(references), timeout=_PATIENCE_SECONDS)
+
+
+class JobRows:
+    """Jobs for `map_batches` of `ray.data`: from rows as a list for --from-file has them, to what became of each."""
+
+    def __init__(self, **options: Any) -> None:
+        """
+        Args:
+            options: fields of `Job`, and options by name, of all rows.
+        """
+        self._options = options
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of `Job.from_mapping` (`input`, `output` ...) -> input, output, frames, seconds, error ("": none)."""
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        done = [self._row({**self._options, **row}) for row in rows]
+        return {
+            name: np.array([row[name] for row in done]) for name in ("input", "output", "frames", "seconds", "error")
+        }
+
+    def _row(self, values: dict[str, Any]) -> dict[str, Any]:
+        row = {"input": str(values.get("input", "")), "output": "", "frames": 0, "seconds": 0.0}
+        try:
+            job = Job.from_mapping(values)
+        except TinyHDError as error:
+            return {**row, "error": str(error)}
+        fields = attempt(job, BatchOptions(), None, None)
+        if (result := fields.get("result")) is not None:
+            row |= {"output": str(result.output), "frames": result.frames, "seconds": result.elapsed_seconds}
+        return {**row, "error": fields.get("error", "")}
 
 
 # ---- connections

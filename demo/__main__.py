@@ -9,8 +9,9 @@ import threading
 
 from demo.first import FirstPage
 from demo.limits import Limits
+from tinyhd.choices import choices
 from tinyhd.errors import TinyHDError
-from tinyhd.options import InferenceOptions, choices
+from tinyhd.options import InferenceOptions
 
 USER, PASSWORD = "TINYHD_DEMO_USER", "TINYHD_DEMO_PASSWORD"
 

@@ -21,8 +21,9 @@ from demo.jobs import JobStore
 from demo.limits import MEGABYTE, Limits
 from demo.offline import Offline, refuse_addresses
 from demo.work import ASPECTS, KINDS, Models
+from tinyhd.choices import choices
 from tinyhd.errors import TinyHDError
-from tinyhd.options import COLORMAPS, DEFAULT_OPACITY, RenderOptions, choices
+from tinyhd.options import COLORMAPS, DEFAULT_OPACITY, RenderOptions
 from tinyhd.render.colors import color_table
 from tinyhd.saliency.focus import FOCUS_DEFINITION
 

@@ -7,7 +7,8 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 import tinyhd
-from tinyhd.options import COLORMAPS, InferenceOptions, choices, field_types
+from tinyhd.choices import choices, field_types
+from tinyhd.options import COLORMAPS, InferenceOptions
 
 from .runs import list_runs
 from .settings import detection_fields

@@ -11,18 +11,9 @@ import fiftyone as fo
 
 import tinyhd
 from tinyhd.applications.report import ATTENDED_SHARE
+from tinyhd.choices import Options, choices, convert, field_types, option
 from tinyhd.errors import OptionError
-from tinyhd.options import (
-    EncoderOptions,
-    InferenceOptions,
-    Options,
-    ReframeOptions,
-    RenderOptions,
-    choices,
-    convert,
-    field_types,
-    option,
-)
+from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions, RenderOptions
 from tinyhd.render.colors import color_table
 
 DEFAULT_FIELD = "saliency"

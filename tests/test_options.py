@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from tinyhd.choices import Options, choices
 from tinyhd.errors import OptionError
-from tinyhd.options import EncoderOptions, InferenceOptions, Options, RenderOptions, choices
+from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.pipeline.batch import Job
 
 GROUPS = (InferenceOptions, RenderOptions, EncoderOptions)

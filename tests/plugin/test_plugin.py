@@ -292,7 +292,7 @@ def test_every_option_reaches_the_model(
     names = {field.name for field in dataclasses.fields(tinyhd.InferenceOptions)}
     assert names <= set(shown)
     assert not {"batch_size", "precision"} & set(form(dataset))
-    from tinyhd.options import choices
+    from tinyhd.choices import choices
 
     offered = set(form(dataset, "render_saliency", advanced=True))
     for kind in (tinyhd.InferenceOptions, tinyhd.RenderOptions, tinyhd.EncoderOptions):

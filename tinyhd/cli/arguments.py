@@ -5,8 +5,9 @@ import re
 from fractions import Fraction
 from typing import Any, TypeVar
 
+from tinyhd.choices import Options, choices, convert, field_types
 from tinyhd.errors import OptionError
-from tinyhd.options import BatchOptions, Options, choices, convert, field_types
+from tinyhd.options import BatchOptions
 from tinyhd.version import __version__
 
 OptionsT = TypeVar("OptionsT", bound=Options)

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyhd.choices import convert, field_types
 from tinyhd.cli import dry_run
 from tinyhd.cli.arguments import read_options
 from tinyhd.cli.messages import JobProgress, data
 from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
 from tinyhd.files import ENCODED_TAG, OUTPUT_TAG, REFRAMED_TAG, check_target, make_folder, sweep
-from tinyhd.options import GROUPS, BatchOptions, convert, field_types
+from tinyhd.options import GROUPS, BatchOptions
 
 if TYPE_CHECKING:
     from tinyhd.pipeline.batch import Job

@@ -88,6 +88,16 @@ MODELS: dict[str, ModelInfo] = {
             converted_sha256="2a3375960cce62de6b232d6d824617e65765cca45fb690ca33e4c72e93dcf045",
             bfloat16_agrees=True,
         ),
+        ModelInfo(
+            name="tinyhd-lite",
+            file="tinyhd-lite.safetensors",
+            provenance="half as wide, taught by tinyhd-m and its teachers; see MODEL_CARD.md",
+            license="Apache-2.0",
+            config=TinyHDConfig(True, 2, ("d1", "d2"), output_stride=4, display_scale=0.00048, sampling_rate=15.0),
+            sha256="7fb99477a8e5e76105e18fb7b4f5c65f64f2274fa040d5c7c323a9f5c0b77b00",
+            converted_sha256="239c27db87ed61e58c359de802d63665e59a9ffea34c30f7613732d7094a393c",
+            bfloat16_agrees=False,
+        ),
         _published(
             "d1d2d3_M_lt",
             "6e77140078bdff6fb1828174a4051c2c35d92e97",

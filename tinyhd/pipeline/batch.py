@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from tinyhd.applications.crop import CropPath
+from tinyhd.choices import field_types
 from tinyhd.errors import OptionError
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.options import (
@@ -17,7 +18,6 @@ from tinyhd.options import (
     ReframeOptions,
     RenderOptions,
     RoiOptions,
-    field_types,
 )
 from tinyhd.pipeline.analyze import Progress, Seconds, analyze
 from tinyhd.pipeline.annotate import AnnotateResult, annotate

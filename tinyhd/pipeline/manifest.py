@@ -22,9 +22,10 @@ from typing import IO, Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
+from tinyhd.choices import Options
 from tinyhd.errors import InputError, OutputError
 from tinyhd.files import cannot_write, sweep
-from tinyhd.options import GROUPS, Options
+from tinyhd.options import GROUPS
 from tinyhd.pipeline.batch import Job, Result
 from tinyhd.pipeline.leases import in_use
 from tinyhd.pipeline.outputs import default_output

@@ -135,11 +135,12 @@ def test_all_kinds_of_files(tmp_path: Path, name: str) -> None:
     assert Page(result.output.read_text()).tags.count("img") >= 2
 
 
-def test_accuracy_is_that_of_the_model_card() -> None:
-    info = MODELS["tinyhd-m"]
+@pytest.mark.parametrize("model", ["tinyhd-m", "tinyhd-lite"])
+def test_accuracy_is_that_of_the_model_card(model: str) -> None:
+    info = MODELS[model]
     facts = model_facts(f"sha256:{info.sha256}")
     card = (ROOT / "MODEL_CARD.md").read_text()
-    assert facts.measured, "models/tinyhd-m.json is of another model: write down what the new one's card says"
+    assert facts.measured, f"models/{model}.json is of another model: write down what the new one's card says"
     for row in facts.measured:
         assert row["data"] in card
         assert f"{row['nss']:.2f} / {row['auc_judd']:.3f} / {row['cc']:.3f} / {row['sim']:.3f}" in card

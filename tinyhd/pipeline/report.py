@@ -132,7 +132,7 @@ def model_facts(model_hash: str) -> ModelFacts:
         if file.name.endswith(".json"):
             facts = json.loads(file.read_text(encoding="utf-8"))
             if facts.get("model_hash") == model_hash:
-                return ModelFacts(tuple(facts["measured"]), facts["focus"], tuple(facts["limits"]))
+                return ModelFacts(tuple(facts["measured"]), facts.get("focus", ""), tuple(facts["limits"]))
     return ModelFacts()
 
 

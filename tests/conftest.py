@@ -1,6 +1,7 @@
 """Fixtures that every test file may use."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import tinyhd
 # bound now: a public name that is first asked for while a test has replaced what it stands for would keep that for good
 for _name in tinyhd.__all__:
     getattr(tinyhd, _name)
+
+# what runs in the background, or under nohup, inherits "ignored", and so would the commands that tests start
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 REQUIRE_ALL = os.environ.get("TINYHD_REQUIRE_ALL", "") not in ("", "0")
 

@@ -175,8 +175,14 @@ from fakes import GrayModel
 from tinyhd.cli.main import annotate_main
 
 def note_memory():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:  # on Linux that counts what the parent had when it started this
+        with open("/proc/self/status") as file:
+            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    except OSError:
+        pass
     with open("peak", "a") as file:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=file)
+        print(peak, file=file)
 
 def note_programs(event, arguments):
     if event in ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"):

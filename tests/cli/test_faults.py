@@ -313,8 +313,6 @@ def test_a_signal_ends_the_workers_too(folder: Path, number: signal.Signals) -> 
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
-        # the tests themselves may have been started to ignore it
-        preexec_fn=lambda: number == signal.SIGKILL or signal.signal(number, signal.SIG_DFL),
     )
     manifest = folder / "out" / MANIFEST_NAME
     deadline = time.monotonic() + 120

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from tinyhd.files import AtomicOutput, StrPath, cannot_write, check_suffix
 from tinyhd.options import RoiOptions
@@ -69,6 +68,8 @@ def plan_offsets(track: SaliencyTrack, options: RoiOptions) -> OffsetPlan:
 
     Offsets change at most every `STEP_SECONDS` and at cuts, where they start anew.
     """
+    from scipy.ndimage import gaussian_filter1d  # takes 0.15 s, which what does not encode need not wait for
+
     source = track.info.source
     size = (source.width, source.height)
     longer = max(size)

@@ -318,12 +318,12 @@ class Trainer:
         if self.process.first:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
-        interrupted = _interrupts()
         batches = self.batches()
         recent: list[dict[str, Tensor]] = []
         began = time.monotonic()
         show = self.process.first
-        with tqdm(total=config.steps, initial=state.step, unit="step", disable=not show, smoothing=0.05) as bar:
+        bar = tqdm(total=config.steps, initial=state.step, unit="step", disable=not show, smoothing=0.05)
+        with _interrupts() as interrupted, bar:
             while state.step < config.steps:
                 recent.append(self.step(next(batches)))
                 bar.update()
@@ -405,9 +405,11 @@ def _picture(frame: Tensor, target: Tensor, prediction: Tensor) -> np.ndarray:
     return np.concatenate(parts, 1)
 
 
-def _interrupts() -> list[bool]:
-    """A flag that Ctrl-C sets; a second Ctrl-C ends the process at once."""
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[bool]]:
+    """A flag that Ctrl-C sets; a second Ctrl-C ends the process at once. Afterwards it does what it did before."""
     flag = [False]
+    before = signal.getsignal(signal.SIGINT)
 
     def note(_signal: int, _frame: Any) -> None:
         flag[0] = True
@@ -415,7 +417,11 @@ def _interrupts() -> list[bool]:
 
     with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch
         signal.signal(signal.SIGINT, note)
-    return flag
+    try:
+        yield flag
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, before)
 
 
 def train(config: TrainConfig) -> bool:

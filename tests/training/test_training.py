@@ -463,6 +463,12 @@ def test_the_loss_falls_and_the_best_weights_load(tmp_path, pack):
     assert model.config == config.model
 
 
+def test_ctrl_c_does_afterwards_what_it_did_before(tmp_path, pack):
+    before = signal.getsignal(signal.SIGINT)
+    assert Trainer(run_config(tmp_path / "run", pack, steps=1), torch.device("cpu"), Process()).run()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_resuming_is_exact_to_the_bit(tmp_path, pack):
     options = {"augmentation": {"flip": 0.5, "crop": 0.8, "brightness": 0.1}}
     whole = Trainer(run_config(tmp_path / "whole", pack, **options), torch.device("cpu"), Process())

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"release: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: {options.out.stat().st_size} bytes, sha256 {digest}")
-    print("enter both in MODELS of tinyhd/weights.py, and the measured numbers in MODEL_CARD.md")
+    print("enter both in MODELS of tinyhd/network/registry.py, and the measured numbers in MODEL_CARD.md")
     return 0
 
 

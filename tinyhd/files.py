@@ -8,9 +8,8 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tinyhd.errors import OptionError, OutputError
@@ -28,16 +27,14 @@ ENCODED_TAG = ".encoded"
 """The same, of a video encoded by regions of interest."""
 
 
-def check_target(
-    path: Path, inputs: Iterable[str | os.PathLike[str]], overwrite: bool, *, folder: bool = False
-) -> None:
+def check_target(path: Path, inputs: Iterable[StrPath], overwrite: bool, *, folder: bool = False) -> None:
     """Refuse to write where an input, or without `overwrite` anything else, lies.
 
     Raises:
         OutputError: with what to do.
     """
     name = repr(os.fspath(path))
-    try:
+    with writing(path):
         exists = os.path.lexists(path)
         if path.is_dir() and not folder:
             raise OutputError(f"{name} is a folder: name a file in it.")
@@ -47,20 +44,33 @@ def check_target(
             raise OutputError(f"the output {name} is an input: choose another name, inputs are never overwritten.")
         if exists and not overwrite and not (folder and not any(path.iterdir())):
             raise OutputError(f"{name} exists already: choose another name, or overwrite it with --overwrite.")
+
+
+def cannot_write(path: StrPath, error: OSError) -> OutputError:
+    """The error to raise for a failed write."""
+    return OutputError(f"{os.fspath(path)!r} cannot be written: {error.strerror or error}.")
+
+
+@contextlib.contextmanager
+def writing(path: StrPath) -> Iterator[None]:
+    """Writing that fails in the body becomes an `OutputError`."""
+    try:
+        yield
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    """The error to raise for a failed write."""
-    return OutputError(f"{os.fspath(path)!r} cannot be written: {error.strerror or error}.")
+def write_file(path: StrPath, content: bytes) -> None:
+    """Write a file whole; one that is there is replaced. Raises `OutputError`."""
+    with AtomicOutput(Path(path), overwrite=True) as output, writing(path):
+        output.temporary.write_bytes(content)
 
 
 class AtomicOutput:
     """A file or folder in the making: written under a temporary name beside its own, renamed at the end.
 
     Used in a `with` statement: the body's normal end renames, an exception removes everything. Whether the place can
-    be written shows at once, before any work is done.
+    be written shows at once, before any work is done. What writes files derives from it.
 
     Attributes:
         path: the final name.
@@ -113,9 +123,7 @@ class AtomicOutput:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.commit()
         else:
@@ -124,6 +132,7 @@ class AtomicOutput:
     def commit(self) -> None:
         """Give the output its name. Raises `OutputError` where something has appeared there meanwhile."""
         try:
+            self._complete()
             check_target(self.path, (), self.overwrite, folder=self.folder)
             if self.folder:
                 self._merge()
@@ -133,6 +142,9 @@ class AtomicOutput:
             self.discard()
             raise cannot_write(self.path, error) if isinstance(error, OSError) else error from None
         self._release_claim()
+
+    def _complete(self) -> None:
+        """Write what is to be written at the end."""
 
     def _merge(self) -> None:
         """Replace the numbered pictures of an earlier run; other files in the folder stay."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyhd.errors import InputError, OptionError
-from tinyhd.files import AtomicOutput, StrPath, cannot_write, check_suffix
+from tinyhd.files import AtomicOutput, StrPath, check_suffix
 
 COLUMNS = ("time_seconds", "x", "y", "width", "height")
 PATH_SUFFIXES = (".csv", ".json", ".sendcmd")
@@ -53,7 +53,7 @@ class CropPath:
         return x, y, width, height
 
 
-class PathWriter:
+class PathWriter(AtomicOutput):
     """Writes a crop, a row a frame; a context manager. The file appears at the normal end of the body.
 
     .csv has the columns `COLUMNS`; .json has the same in "frames", and "source_size" and "output_size"; .sendcmd is a
@@ -74,30 +74,18 @@ class PathWriter:
             OptionError: another ending.
             OutputError: the file cannot be written.
         """
-        self.path = Path(path)
-        check_suffix(self.path, PATH_SUFFIXES, "the path of a crop")
+        check_suffix(Path(path), PATH_SUFFIXES, "the path of a crop")
+        super().__init__(Path(path), overwrite=overwrite)
         self._size, self._output_size = size, output_size
-        self._output = AtomicOutput(self.path, overwrite=overwrite)
         self._rows: list[tuple[float, tuple[int, int, int, int]]] = []
-
-    def __enter__(self) -> "PathWriter":
-        return self
 
     def write(self, time: float, box: tuple[int, int, int, int]) -> None:
         """Append the crop of the frame at `time`, seconds after the container's start."""
         self._rows.append((time, box))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._output.discard()
-            return
+    def _complete(self) -> None:
         make = {".csv": self._csv, ".json": self._json, ".sendcmd": self._sendcmd}[self.path.suffix.lower()]
-        try:
-            self._output.temporary.write_text(make(), encoding="utf-8", newline="")
-        except OSError as error:
-            self._output.discard()
-            raise cannot_write(self.path, error) from error
-        self._output.commit()
+        self.temporary.write_text(make(), encoding="utf-8", newline="")
 
     def _csv(self) -> str:
         text = io.StringIO()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyhd.files import AtomicOutput, StrPath, cannot_write, check_suffix
+from tinyhd.files import AtomicOutput, StrPath, check_suffix
 from tinyhd.options import RoiOptions
 from tinyhd.saliency.track import SaliencyTrack, shot_bounds
 
@@ -128,7 +128,7 @@ def _runs(row: np.ndarray) -> set[tuple[int, int, int]]:
     return {(left, right, int(row[left])) for left, right in itertools.pairwise(edges)}
 
 
-class RoiMapWriter:
+class RoiMapWriter(AtomicOutput):
     """Writes offsets as a file for `SvtAv1EncApp --roi-map-file`; a context manager. The file appears at the normal end
     of the body.
 
@@ -142,14 +142,10 @@ class RoiMapWriter:
             OptionError: the name does not end in .txt.
             OutputError: the file cannot be written.
         """
-        self.path = Path(path)
-        check_suffix(self.path, (MAP_SUFFIX,), "a map of regions")
+        check_suffix(Path(path), (MAP_SUFFIX,), "a map of regions")
+        super().__init__(Path(path), overwrite=overwrite)
         self._plan, self._frames, self._index = plan, 0, -1
         self._lines: list[str] = []
-        self._output = AtomicOutput(self.path, overwrite=overwrite)
-
-    def __enter__(self) -> "RoiMapWriter":
-        return self
 
     def write(self, time: float) -> None:
         """Count a frame, shown `time` seconds after the container's start."""
@@ -160,16 +156,8 @@ class RoiMapWriter:
             self._index = index
         self._frames += 1
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._output.discard()
-            return
-        try:
-            self._output.temporary.write_text("".join(self._lines), encoding="ascii", newline="")
-        except OSError as error:
-            self._output.discard()
-            raise cannot_write(self.path, error) from error
-        self._output.commit()
+    def _complete(self) -> None:
+        self.temporary.write_text("".join(self._lines), encoding="ascii", newline="")
 
 
 def svt_offsets(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:

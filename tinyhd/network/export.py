@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tinyhd.errors import OptionError, OutputError
-from tinyhd.files import cannot_write, check_target
+from tinyhd.files import check_target, writing
 from tinyhd.network.config import CLIP_SHAPE
 from tinyhd.network.convert import import_runtime, inference_copy, to_onnx, to_openvino
 from tinyhd.network.model import TinyHD
@@ -56,11 +56,9 @@ def export(model: TinyHD, path: str | os.PathLike[str], *, overwrite: bool = Fal
             difference = _difference(model, lambda clips: compiled(clips)[0])
         if not difference <= TOLERANCE:
             raise OutputError(f"the exported model differs from PyTorch's by {difference:.1e}, so it was not written.")
-        try:
+        with writing(target):
             for source, name in zip(temporary, names, strict=True):
                 source.replace(name)
-        except OSError as error:
-            raise cannot_write(target, error) from error
     return difference
 
 

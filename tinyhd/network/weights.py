@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import re
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tinyhd.errors import OptionError, TinyHDError, WeightsError
-from tinyhd.files import AtomicOutput, cannot_write
+from tinyhd.files import write_file
 from tinyhd.network.config import TinyHDConfig
 from tinyhd.network.model import TinyHD
 from tinyhd.network.published import from_published, published_config
@@ -70,12 +69,7 @@ def save_model(model: TinyHD, path: str | os.PathLike[str]) -> None:
         for key, value in model.state_dict().items()
         if not key.endswith("num_batches_tracked")  # counts training steps, of no use to anybody
     }
-    data = safetensors.torch.save(tensors, {CONFIG_KEY: json.dumps(model.config.to_dict())})
-    with AtomicOutput(Path(path), overwrite=True) as output:
-        try:
-            output.temporary.write_bytes(data)
-        except OSError as error:
-            raise cannot_write(path, error) from error
+    write_file(path, safetensors.torch.save(tensors, {CONFIG_KEY: json.dumps(model.config.to_dict())}))
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyhd.errors import InputError, OptionError
-from tinyhd.files import StrPath, check_suffix, check_target
+from tinyhd.files import StrPath, check_suffix, check_target, write_file
 from tinyhd.pipeline.manifest import MANIFEST_NAME, manifests, read_manifest
-from tinyhd.pipeline.moments import write_file
 from tinyhd.version import __version__
 
 TABLE_SUFFIXES = (".csv", ".parquet")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tinyhd.files import TEMPORARY_PREFIX, cannot_write, make_folder
+from tinyhd.files import TEMPORARY_PREFIX, make_folder, writing
 
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
@@ -39,13 +39,11 @@ class Leases:
         self._run = f"{HOST}-{os.getpid()}-{secrets.token_hex(3)}"
         self._held: dict[str, int] = {}
         self._ended = threading.Event()
-        try:
+        with writing(self._folder):
             now = self._beat()
             for beat in self._folder.glob("*.run"):
                 if now - _touched(beat) > STALE_SECONDS:
                     beat.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(self._folder, error) from error
         self._thread = threading.Thread(target=self._live, name="tinyhd-leases", daemon=True)
         self._thread.start()
 
@@ -63,7 +61,7 @@ class Leases:
 
     def take(self, name: str) -> bool:
         """Take the lease of a job; False where another run has it."""
-        try:
+        with writing(self._folder), contextlib.suppress(FileExistsError):
             generation, owner = self._newest(name)
             if owner is not None and self._is_alive(owner, generation, name):
                 return owner == self._run
@@ -71,10 +69,7 @@ class Leases:
                 file.write(self._run)
             self._held[name] = generation + 1
             return self.holds(name)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise cannot_write(self._folder, error) from error
+        return False
 
     def holds(self, name: str) -> bool:
         """Whether this run has the lease still: another takes it from one that seems dead."""

@@ -24,7 +24,7 @@ from tinyhd.applications.moments import (
     scattered_spans,
 )
 from tinyhd.errors import InputError
-from tinyhd.files import AtomicOutput, StrPath, cannot_write, check_target, make_folder
+from tinyhd.files import StrPath, check_target, make_folder, write_file
 from tinyhd.inference.backends import Backend
 from tinyhd.options import InferenceOptions, MomentOptions
 from tinyhd.pipeline.analyze import Progress, Seconds, track_of
@@ -271,15 +271,6 @@ def _cropped(frame: Frame, info: VideoInfo, box: tuple[float, float, float, floa
     if info.sample_aspect_ratio == 1:
         return np.ascontiguousarray(pixels)
     return scaled(pixels, max(1, round(pixels.shape[1] * float(info.sample_aspect_ratio))), pixels.shape[0])
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole; one that is there is replaced. Raises `OutputError`."""
-    with AtomicOutput(path, overwrite=True) as output:
-        try:
-            output.temporary.write_bytes(content)
-        except OSError as error:
-            raise cannot_write(path, error) from error
 
 
 def _float(seconds: Seconds | None) -> float | None:

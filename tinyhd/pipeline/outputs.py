@@ -10,9 +10,9 @@ import av
 import numpy as np
 
 from tinyhd.errors import OptionError
-from tinyhd.files import OUTPUT_TAG, AtomicOutput, StrPath, cannot_write, check_suffix, check_target
+from tinyhd.files import OUTPUT_TAG, AtomicOutput, StrPath, check_suffix, check_target, writing
 from tinyhd.options import EncoderOptions
-from tinyhd.render.grayscale import is_folder_name, open_maps_writer
+from tinyhd.render.grayscale import GrayVideoWriter, is_folder_name, open_maps_writer
 from tinyhd.render.overlay import Overlay
 from tinyhd.saliency.regions import Region
 from tinyhd.saliency.resize import MAP_HEIGHT, MAP_WIDTH
@@ -93,7 +93,7 @@ class Outputs:
         shape = (MAP_HEIGHT, MAP_WIDTH)
         maps = open_maps_writer(target, self._info, shape, start=self._origin, overwrite=self._overwrite)
         self._stack.enter_context(maps)
-        (self._shown if maps.wants_display else self._raw).append(maps.write)
+        (self._shown if isinstance(maps, GrayVideoWriter) else self._raw).append(maps.write)
 
     def write_stats(self, target: StrPath, regions: Sequence[Region] | None) -> None:
         """Write statistics of each map."""
@@ -118,7 +118,5 @@ class StillWriter(AtomicOutput):
         super().__init__(path, overwrite=overwrite)
 
     def write(self, image: av.VideoFrame) -> None:
-        try:
+        with writing(self.path):
             self.temporary.write_bytes(encode_png(image.to_ndarray(format="rgb24")))
-        except OSError as error:
-            raise cannot_write(self.path, error) from error

@@ -13,12 +13,12 @@ import numpy as np
 from tinyhd.applications.report import ATTENDED_SHARE, Difference, VideoFigures, differences, figures
 from tinyhd.applications.report_page import ModelFacts, StripFrame, as_json, html
 from tinyhd.errors import InputError, OptionError
-from tinyhd.files import StrPath, check_suffix, check_target
+from tinyhd.files import StrPath, check_suffix, check_target, write_file
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.options import InferenceOptions, RenderOptions
 from tinyhd.pipeline.analyze import Progress, track_of
 from tinyhd.pipeline.frames import frames_in
-from tinyhd.pipeline.moments import rounded, write_file
+from tinyhd.pipeline.moments import rounded
 from tinyhd.render.normalize import normalize_map
 from tinyhd.render.overlay import Overlay
 from tinyhd.render.stills import encode_still, scaled

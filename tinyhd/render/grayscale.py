@@ -4,13 +4,13 @@ import os
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 import av
 import numpy as np
 
 from tinyhd.errors import OptionError
-from tinyhd.files import AtomicOutput, cannot_write
+from tinyhd.files import AtomicOutput, writing
 from tinyhd.options import EncoderOptions
 from tinyhd.saliency.writers import MapsWriter, NpzWriter
 from tinyhd.video.frame import Frame, VideoInfo
@@ -40,35 +40,24 @@ def encode_display_map(shown: np.ndarray, width: int, height: int) -> bytes:
     return encode_png(gray.reformat(*size, interpolation="BICUBIC").to_ndarray(), fast=True)
 
 
-class _ImagesWriter(MapsWriter):
+class _ImagesWriter(AtomicOutput):
     """A folder of 16-bit gray images, 000000.png, 000001.png ...: map value times `PNG_SCALE`."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
-        super().__init__(path)
-        self._output = AtomicOutput(path, overwrite=overwrite, folder=True)
+        super().__init__(path, overwrite=overwrite, folder=True)
         self._count = 0
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:
         pixels = np.rint(np.clip(saliency, 0, 1) * PNG_SCALE).astype(np.uint16)
-        try:
-            (self._output.temporary / f"{self._count:06d}.png").write_bytes(encode_png(pixels))
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        with writing(self.path):
+            (self.temporary / f"{self._count:06d}.png").write_bytes(encode_png(pixels))
         self._count += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._output.__exit__(kind, error, traceback)
 
-
-class _GrayVideoWriter(MapsWriter):
-    """A gray video of the maps as displayed (8 bits), at the times of the frames."""
-
-    wants_display = True
+class GrayVideoWriter:
+    """A gray video of the maps as displayed, in [0, 1] (8 bits), at the times of the frames."""
 
     def __init__(self, path: Path, overwrite: bool, info: VideoInfo, shape: tuple[int, int], start: Fraction) -> None:
-        super().__init__(path)
         self._start = start
         height, width = shape
         shown = info.sample_aspect_ratio * Fraction(info.width, info.height)
@@ -98,10 +87,11 @@ class _GrayVideoWriter(MapsWriter):
         )
         self._video.write(image, frame.time - self._start)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._video.__exit__(kind, error, traceback)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._video.__exit__(kind)
 
 
 def open_maps_writer(
@@ -129,7 +119,7 @@ def open_maps_writer(
     if path.suffix.lower() == ".npz":
         return NpzWriter(path, overwrite)
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return _GrayVideoWriter(path, overwrite, info, shape, start)
+        return GrayVideoWriter(path, overwrite, info, shape, start)
     raise OptionError(
         f"maps cannot be saved as {os.fspath(target)!r}: name a .npz file, a folder (ending in /) "
         "or a gray video (.mp4)."

@@ -1,17 +1,17 @@
 """Writes tracks, while the video is read."""
 
+import contextlib
 import json
 import os
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 import numpy as np
 
 from tinyhd.errors import InputError
-from tinyhd.files import AtomicOutput, StrPath, cannot_write, check_suffix
+from tinyhd.files import AtomicOutput, StrPath, check_suffix, writing
 from tinyhd.saliency.track import LEVELS, TRACK_FORMAT, TRACK_VERSION, SaliencyTrack, TrackInfo, parse_info
 
 CHUNK_BYTES = 2**20
@@ -101,9 +101,7 @@ class TrackWriter:
             member.write(json.dumps(header, indent=1).encode())
         return parse_info(header)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             with self._errors():
                 self._zip.close()
@@ -113,7 +111,7 @@ class TrackWriter:
             if kind is None:
                 raise
         if self._output:
-            self._output.__exit__(kind, error, traceback)
+            self._output.__exit__(kind)
 
     def _write_chunk(self) -> None:
         self._write_array(f"maps_{self._chunks:06d}", np.stack(self._waiting))
@@ -124,21 +122,8 @@ class TrackWriter:
         with self._errors(), self._zip.open(_member(f"{name}.npy"), "w") as member:
             np.lib.format.write_array(member, array, allow_pickle=False)
 
-    def _errors(self) -> "_OutputErrors":
-        return _OutputErrors(self._output.path if self._output else Path("track"))
-
-
-class _OutputErrors:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            raise cannot_write(self._path, error) from error
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self._output.path if self._output else "track")
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
-from types import TracebackType
 from typing import Self
 
 import av
@@ -116,9 +115,7 @@ class VideoReader(Iterator[Frame]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

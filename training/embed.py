@@ -1,6 +1,7 @@
-"""Makes the converted network that the package ships beside a model's file, so that CPUs need no PyTorch.
+"""Makes the files of a model that comes with the package: converted for OpenVINO, so that CPUs need no PyTorch, which
+reads its weights from them too.
 
-    python -m training.embed tinyhd/models/NAME.safetensors
+    python -m training.embed runs/mine/released.safetensors tinyhd/models/NAME.xml
 
 It writes NAME.xml and NAME.bin, weights in half precision, and prints what `MODELS` in tinyhd/network/registry.py says
 of them. Run it on a processor that computes in bfloat16, for the agreement to be measured.
@@ -22,17 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m training.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="the .safetensors file that python -m training.release wrote")
+    parser.add_argument("out", type=Path, help="file to write, .xml; the .bin goes beside it")
     options = parser.parse_args(arguments)
-    path: Path = options.model.with_suffix(".xml")
     try:
         file = find_model(options.model)
-        facts = convert(file, path, half=True)
+        facts = convert(file, options.out, half=True)
     except TinyHDError as error:
         print(f"embed: {error}", file=sys.stderr)
         return 1
-    print(f'sha256="{file.hash.partition(":")[2]}"')
-    print(f'converted_sha256="{facts["sha256"]}"')
-    print(f"bfloat16_agrees={facts['bfloat16']}  # lowest CC {bfloat16_agreement(path):.6f}")
+    print(f'sha256="{facts["sha256"]}"')
+    print(f"bfloat16_agrees={facts['bfloat16']}  # lowest CC {bfloat16_agreement(options.out):.6f}")
     return 0
 
 

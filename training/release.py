@@ -1,11 +1,10 @@
-"""Makes the file that the package ships from a trained model: half precision, unsaturated maps, and the scale that they
-are drawn with.
+"""Makes a model ready to be used: half precision, unsaturated maps, and the scale that they are drawn with. What comes
+with the package is then made of it by `python -m training.embed`.
 
-python -m training.release --model runs/mine/best.safetensors --pack packs/video --out tinyhd/models/NAME.safetensors
+python -m training.release --model runs/mine/best.safetensors --pack packs/video --out runs/mine/released.safetensors
 """
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -69,8 +68,8 @@ def release(
     rate: float = 0.0,
     base: str | None = None,
     share: float = 1.0,
-) -> str:
-    """Writes the file and returns its sha256; `rate`: frames a second that the model is to see, 0 for all; `base` and
+) -> None:
+    """Writes the file; `rate`: frames a second that the model is to see, 0 for all; `base` and
     `share`: see `mix`.
 
     Raises:
@@ -85,7 +84,6 @@ def release(
     out.parent.mkdir(parents=True, exist_ok=True)
     save_model(model.half(), out)
     load_model(out)
-    return hashlib.sha256(out.read_bytes()).hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--share", type=float, default=0.5, help="share of --model in that mixture (%(default)s)")
     options = parser.parse_args(arguments)
     try:
-        digest = release(
+        release(
             options.model,
             options.pack,
             options.out,
@@ -125,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TinyHDError as error:
         print(f"release: {error}", file=sys.stderr)
         return 1
-    print(f"{options.out}: {options.out.stat().st_size} bytes, sha256 {digest}")
-    print("enter both in MODELS of tinyhd/network/registry.py, and the measured numbers in MODEL_CARD.md")
+    print(f"{options.out}: {options.out.stat().st_size} bytes")
     return 0
 
 

@@ -22,7 +22,7 @@ from tinyhd.render.normalize import Normalizer
 
 def download_model(model_name: str, model_path: str) -> None:
     """Called by FiftyOne: puts the model that comes with the package `tinyhd` where the zoo wants it."""
-    with resources.as_file(resources.files("tinyhd") / "models" / f"{model_name}.safetensors") as weights:
+    with resources.as_file(resources.files("tinyhd") / "models" / f"{model_name}.bin") as weights:
         shutil.copyfile(weights, model_path)
 
 

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +14,12 @@ import safetensors.torch
 import torch
 
 from tinyhd.errors import OptionError, OutputError, WeightsError
+from tinyhd.inference.backends import convert
 from tinyhd.network import registry
 from tinyhd.network.config import TinyHDConfig
 from tinyhd.network.model import TinyHD
 from tinyhd.network.published import from_published, published_config
-from tinyhd.network.registry import MODELS, ModelInfo, cache_folder, git_blob_id, list_models
+from tinyhd.network.registry import MODELS, ModelInfo, cache_folder, find_model, git_blob_id, list_models
 from tinyhd.network.weights import CONFIG_KEY, load_model, resolve_device, save_model
 
 VARIANTS = [f"{kind}_rc{rc}" for kind in "SM" for rc in (1, 2, 4)]
@@ -203,21 +205,20 @@ def test_without_an_embedded_model_the_error_says_what_to_name(monkeypatch: pyte
 
 
 def test_embedded_model_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_file: Path) -> None:
-    import hashlib
-
     folder = tmp_path / "package" / "models"
     folder.mkdir(parents=True)
     monkeypatch.setattr(registry.resources, "files", lambda _: folder.parent)
-    info = ModelInfo(
-        "tiny", "tiny.safetensors", "made", "none", sha256=hashlib.sha256(own_file.read_bytes()).hexdigest()
-    )
+    facts = convert(find_model(own_file), tmp_path / "tiny.xml", half=True)
+    info = ModelInfo("tiny", "tiny.xml", "made", "none", config=small_config(), sha256=facts["sha256"])
     monkeypatch.setitem(MODELS, "tiny", info)
     monkeypatch.setattr(registry, "DEFAULT_MODEL", "tiny")
     with pytest.raises(WeightsError, match="missing: install"):
         load_model()
-    (folder / "tiny.safetensors").write_bytes(own_file.read_bytes())
+    for name in ("tiny.xml", "tiny.bin"):
+        shutil.copyfile(tmp_path / name, folder / name)
     assert load_model().config == small_config()
-    (folder / "tiny.safetensors").write_bytes(own_file.read_bytes() + b"\0")
+    with (folder / "tiny.bin").open("ab") as file:
+        file.write(b"\0")
     with pytest.raises(WeightsError, match="damaged: install"):
         load_model()
 

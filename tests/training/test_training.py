@@ -654,8 +654,7 @@ def test_a_released_model_is_half_as_large_and_the_same(tmp_path, pack):
     start_decoders(model)
     trained, shipped = tmp_path / "trained.safetensors", tmp_path / "models/shipped.safetensors"
     save_model(model, trained)
-    digest = release(str(trained), pack, shipped)
-    assert len(digest) == 64
+    release(str(trained), pack, shipped)
     assert shipped.stat().st_size < 0.6 * trained.stat().st_size
     loaded = load_model(shipped)
     clip = torch.randn(1, 3, 16, 64, 64)

@@ -230,9 +230,9 @@ def _converted(file: ModelFile) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The folder of a converted network, and its `name`, `config` and whether its maps agree in `bfloat16`: from the
     package, from the cache, or converted now; where there is no writing, for the time of the body."""
     info = MODELS.get(file.name)
-    if info is not None and info.converted_sha256 is not None and info.config is not None:
+    if info is not None and info.url is None and info.config is not None:
         with resources.as_file(resources.files("tinyhd") / "models") as models:
-            if converted_hash(models / f"{info.name}.xml") == info.converted_sha256:
+            if converted_hash(models / info.file) == info.sha256:
                 yield models, {"name": info.name, "config": info.config.to_dict(), "bfloat16": info.bfloat16_agrees}
                 return
             raise WeightsError(f"the files of model {info.name!r} are damaged: install tinyhd again.")

@@ -6,9 +6,12 @@ Converted models take `clip`, float32 (N, 3, 16, 192, 256), normalized, with any
 
 import copy
 import importlib
+import math
 import os
+import re
 import warnings
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +100,30 @@ def to_onnx(model: TinyHD, path: str | os.PathLike[str]) -> None:
             external_data=False,
             verbose=False,
         )
+
+
+def from_converted(data: bytes) -> dict[str, Tensor]:
+    """The state of a `TinyHD` from what `to_openvino` gave once it was saved: the .xml, which names the weights, and
+    the .bin behind it. Norms are folded into the convolutions, so they get statistics and gains that change nothing."""
+    text, end, weights = data.partition(b"</net>\n")
+    state: dict[str, Tensor] = {}
+    for layer in ElementTree.fromstring(text + end).iter("layer"):
+        found = re.fullmatch(r"self\.model\.(.+?)(_compressed)?", layer.get("name", ""))
+        stored = layer.find("data")
+        if found and stored is not None and layer.get("type") == "Const":
+            shape = [int(length) for length in stored.attrib["shape"].split(",")]
+            kind = {"f16": torch.float16, "f32": torch.float32}[stored.attrib["element_type"]]
+            offset = int(stored.attrib["offset"])
+            part = bytearray(weights[offset : offset + math.prod(shape) * kind.itemsize])
+            state[found[1]] = torch.frombuffer(part, dtype=kind).view(shape).float()
+    for key in [key for key in state if key.endswith(".conv.bias")]:
+        norm, bias = key.replace(".conv.bias", ".norm"), state.pop(key)
+        state |= {f"{norm}.weight": torch.ones_like(bias), f"{norm}.bias": bias}
+        state |= {
+            f"{norm}.running_mean": torch.zeros_like(bias),
+            f"{norm}.running_var": torch.full_like(bias, 1 - 1e-5),
+        }
+    return state
 
 
 def import_runtime(*names: str) -> Any:

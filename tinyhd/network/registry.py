@@ -32,19 +32,19 @@ class ModelInfo:
 
     name: str
     file: str
-    """File name: in the package's folder `models` where `url` is None, else below `url` and in the cache folder."""
+    """File name: below `url` and in the cache folder. Where `url` is None, in the package's folder `models`: the .xml
+    of a converted network (see `network.convert`), with the weights in a .bin beside it."""
     provenance: str
     """Who trained it, on what."""
     license: str
     config: TinyHDConfig | None = None
     """What the network is made of; None where only the file tells."""
     sha256: str | None = None
+    """Of the file, the .bin included."""
     git_blob_id: str | None = None
     """The file's id in a git repository (sha1 over a header and the file); checked where `sha256` is None."""
     url: str | None = None
     """Folder that the file is fetched from; None for a file that comes with the package."""
-    converted_sha256: str | None = None
-    """Of the network as OpenVINO model, `name`.xml and .bin in the folder `models`; None where it does not come so."""
     bfloat16_agrees: bool = False
     """Whether its maps in bfloat16 agree with those in float32 (see `inference.backends`); of a converted one."""
 
@@ -80,22 +80,20 @@ MODELS: dict[str, ModelInfo] = {
     for info in (
         ModelInfo(
             name="tinyhd-m",
-            file="tinyhd-m.safetensors",
+            file="tinyhd-m.xml",
             provenance="trained by this project on people's fixations and from published models; see MODEL_CARD.md",
             license="Apache-2.0",
             config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.0045, sampling_rate=15.0),
-            sha256="cf9b2700b91d55bfb2fd083882b0232d570003b0b156abd74fed005c5bb6476b",
-            converted_sha256="2a3375960cce62de6b232d6d824617e65765cca45fb690ca33e4c72e93dcf045",
+            sha256="2a3375960cce62de6b232d6d824617e65765cca45fb690ca33e4c72e93dcf045",
             bfloat16_agrees=True,
         ),
         ModelInfo(
             name="tinyhd-lite",
-            file="tinyhd-lite.safetensors",
+            file="tinyhd-lite.xml",
             provenance="half as wide, taught by tinyhd-m and its teachers; see MODEL_CARD.md",
             license="Apache-2.0",
             config=TinyHDConfig(True, 2, ("d1", "d2"), output_stride=4, display_scale=0.00048, sampling_rate=15.0),
-            sha256="7fb99477a8e5e76105e18fb7b4f5c65f64f2274fa040d5c7c323a9f5c0b77b00",
-            converted_sha256="239c27db87ed61e58c359de802d63665e59a9ffea34c30f7613732d7094a393c",
+            sha256="239c27db87ed61e58c359de802d63665e59a9ffea34c30f7613732d7094a393c",
             bfloat16_agrees=False,
         ),
         _published(
@@ -165,7 +163,7 @@ def find_model(name_or_path: str | os.PathLike[str] | None = None) -> ModelFile:
         )
     info = MODELS.get(name)
     if info is not None and info.url is None and info.sha256 is not None:
-        # read when it is needed: OpenVINO takes the converted file
+        # read where it is needed: OpenVINO takes the files themselves
         return ModelFile(name, f"sha256:{info.sha256}", lambda: _packaged(info))
     if info is not None:
         data = _cached_or_fetched(info, os.environ.get("TINYHD_WEIGHTS_URL") or info.url or "")
@@ -195,11 +193,14 @@ def _read(path: Path) -> bytes:
 def _packaged(info: ModelInfo) -> bytes:
     """The verified content of a file that comes with the package."""
     try:
-        data = resources.files("tinyhd").joinpath("models", info.file).read_bytes()
+        data = b"".join(
+            resources.files("tinyhd").joinpath("models", file).read_bytes()
+            for file in (info.file, info.file.removesuffix(".xml") + ".bin")
+        )
     except OSError as error:
-        raise WeightsError(f"the file of model {info.name!r} is missing: install tinyhd again.") from error
+        raise WeightsError(f"the files of model {info.name!r} are missing: install tinyhd again.") from error
     if not info.verify(data):
-        raise WeightsError(f"the file of model {info.name!r} is damaged: install tinyhd again.")
+        raise WeightsError(f"the files of model {info.name!r} are damaged: install tinyhd again.")
     return data
 
 

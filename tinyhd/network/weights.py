@@ -19,9 +19,10 @@ from torch import Tensor
 from tinyhd.errors import OptionError, TinyHDError, WeightsError
 from tinyhd.files import write_file
 from tinyhd.network.config import TinyHDConfig
+from tinyhd.network.convert import from_converted
 from tinyhd.network.model import TinyHD
 from tinyhd.network.published import from_published, published_config
-from tinyhd.network.registry import find_model, git_blob_id
+from tinyhd.network.registry import MODELS, find_model, git_blob_id
 from tinyhd.options import DEVICE_PATTERN
 
 CONFIG_KEY = "tinyhd_config"
@@ -105,7 +106,9 @@ def load_model_bytes(data: bytes, name: str) -> TinyHD:
         WeightsError: it is damaged, or not a model's.
     """
     is_pickle = data.startswith((b"PK\x03\x04", b"\x80\x02")) and data[8:9] != b"{"  # torch.save's two formats
-    config, state = (_parse_published if is_pickle else _parse_own)(data, name)
+    is_converted = name in MODELS and data.startswith(b"<?xml")
+    parse = _parse_published if is_pickle else _parse_converted if is_converted else _parse_own
+    config, state = parse(data, name)
     for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{name!r} is damaged: tensor {key} holds values that are not finite.")
@@ -132,6 +135,12 @@ def _parse_published(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Te
         return config, from_published(state)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, ZeroDivisionError, OptionError) as error:
         raise WeightsError(f"{name!r} is not a TinyHD checkpoint: its tensors are not the published ones.") from error
+
+
+def _parse_converted(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Tensor]]:
+    config = MODELS[name].config  # only what comes with the package is kept so
+    assert config is not None
+    return config, from_converted(data)
 
 
 def _parse_own(data: bytes, name: str) -> tuple[TinyHDConfig, dict[str, Tensor]]:

@@ -5,7 +5,6 @@ import io
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import IO
 
@@ -19,10 +18,9 @@ from tinyhd.inference.prefetch import prefetch
 from tinyhd.options import InferenceOptions
 from tinyhd.saliency.track import SaliencyTrack, TrackInfo, identify
 from tinyhd.saliency.track_writer import TrackWriter
-from tinyhd.video.frame import Frame
+from tinyhd.video.frame import Frame, Seconds, VideoInfo
 from tinyhd.video.reader import VideoReader, open_video, probe
 
-Seconds = float | Fraction
 Progress = Callable[[int, int | None], None]
 """Called with (frames done, frames in all or None where that is not known)."""
 
@@ -99,8 +97,44 @@ def track_of(
             track = stack.enter_context(SaliencyTrack(track))
         info = probe(input)
         track.check_source(input, info.width, info.height)
-        track.check_range(_number(start), _number(end))
+        track.check_range(start, end)
         yield track
+
+
+def second_pass(
+    input: StrPath,
+    info: VideoInfo,
+    use: Callable[[Frame], None],
+    *,
+    start: Seconds | None,
+    end: Seconds | None,
+    passes: int,
+    progress: Progress | None,
+) -> tuple[VideoReader, int]:
+    """Read a video whose track is known, and use each frame; what was found while reading, and how many there were.
+
+    Args:
+        use: takes a frame.
+        passes: 2: `progress` has counted each frame once already.
+
+    The rest is as for `analyze`. Raises `InputError` where there is no frame.
+    """
+    total = info.frame_count if start is None and end is None else None
+    frames = 0
+    with open_video(input, start, end) as reader:
+        for frame in reader:
+            use(frame)
+            frames += 1
+            if progress:
+                progress(frames if passes == 1 else frames + (total or frames), total and total * passes)
+    if not frames:
+        raise InputError(f"{info.path!r} has no frame between the times given as start and end.")
+    return reader, frames
+
+
+def of_two(progress: Progress | None) -> Progress | None:
+    """`progress` of the first of two passes over a video."""
+    return (lambda done, total: progress(done, total and total * 2)) if progress else None
 
 
 @contextlib.contextmanager
@@ -129,7 +163,7 @@ def analysis(
         info = reader.info
         if track is not None:
             track.check_source(input, info.width, info.height)
-            track.check_range(_number(start), _number(end))
+            track.check_range(start, end)
             read: Generator[Prediction] = stack.enter_context(
                 contextlib.closing(prefetch(_from_track(reader, track), _PREDICTED_AHEAD))
             )

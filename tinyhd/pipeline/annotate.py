@@ -4,13 +4,13 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
 
 from tinyhd.errors import OptionError
-from tinyhd.files import StrPath, cannot_write
+from tinyhd.files import StrPath, writing
 from tinyhd.inference.backends import Backend
 from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.pipeline.analyze import Analysis, Progress, Seconds, analysis
@@ -101,10 +101,10 @@ def annotate(
             track = stack.enter_context(SaliencyTrack(track))
         by_video = render.normalize == "video" and not info.is_still
         counter = _Counter(progress, passes=2 if by_video and track is None else 1)
-        part = _Part(input, inference, backend, start, end)
+        look = partial(analysis, input, inference=inference, backend=backend, start=start, end=end)
         if by_video and track is None:
-            track = stack.enter_context(_temporary_track(part, target.parent, counter))
-        with part.analysis(track) as run:
+            track = stack.enter_context(_temporary_track(look, target.parent, counter))
+        with look(track=track) as run:
             normalize = Normalizer(render.normalize, run.display_scale, track.info.value_range if track else None)
             for frame, saliency, is_cut in run:
                 outputs.write(frame, saliency, normalize(saliency, frame.time_seconds, is_cut))
@@ -125,39 +125,15 @@ def _path(name: StrPath | None) -> Path | None:
     return None if name is None else Path(name)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What is looked at, and how."""
-
-    input: StrPath
-    inference: InferenceOptions | None
-    backend: Backend | None
-    start: Seconds | None
-    end: Seconds | None
-
-    def analysis(
-        self, track: SaliencyTrack | None = None, keep: IO[bytes] | None = None
-    ) -> contextlib.AbstractContextManager[Analysis]:
-        return analysis(
-            self.input,
-            inference=self.inference,
-            backend=self.backend,
-            track=track,
-            start=self.start,
-            end=self.end,
-            keep=keep,
-        )
-
-
 @contextlib.contextmanager
-def _temporary_track(part: _Part, folder: Path, counter: "_Counter") -> Iterator[SaliencyTrack]:
+def _temporary_track(
+    look: Callable[..., contextlib.AbstractContextManager[Analysis]], folder: Path, counter: "_Counter"
+) -> Iterator[SaliencyTrack]:
     """The track of a video in a file without a name in `folder`, where there is room for the output too."""
-    try:
+    with writing(folder):
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     with file:
-        with part.analysis(keep=file) as run:
+        with look(keep=file) as run:
             for _ in run:
                 counter.count(run.expected_frames)
         with SaliencyTrack(file) as track:

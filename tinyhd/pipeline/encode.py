@@ -2,23 +2,25 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+
+import av
 
 from tinyhd.applications.roi import MAP_SUFFIX, OffsetPlan, RoiMapWriter, plan_offsets
 from tinyhd.errors import InputError
 from tinyhd.files import ENCODED_TAG, StrPath
 from tinyhd.inference.backends import Backend
 from tinyhd.options import EncoderOptions, InferenceOptions, RoiOptions
-from tinyhd.pipeline.analyze import Progress, Seconds, track_of
-from tinyhd.pipeline.outputs import check_targets
+from tinyhd.pipeline.analyze import Progress, Seconds, of_two, second_pass, track_of
+from tinyhd.pipeline.outputs import check_targets, default_output, frames_writer
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.encoders import resolve_encoder
 from tinyhd.video.frame import Frame, VideoInfo
-from tinyhd.video.reader import open_video, probe
+from tinyhd.video.reader import probe
 from tinyhd.video.roi import ROI_SETTINGS, RegionMarker, check_roi_encoder
-from tinyhd.video.writer import VideoWriter, open_writer
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,6 @@ class EncodeResult:
     """Sentences about the input."""
     bytes: int
     """Of the output."""
-
-
-def default_output(input: StrPath) -> Path:
-    """`clip.mkv` -> `clip.encoded.mp4`, beside the input."""
-    path = Path(input)
-    return path.with_name(f"{path.stem}{ENCODED_TAG}.mp4")
 
 
 def encode(
@@ -68,13 +64,9 @@ def encode(
         output: .mp4, .m4v or .mov; .txt: no video but a map of regions for SvtAv1EncApp, see `RoiMapWriter`; None:
             `input.encoded.mp4` beside the input.
         options: how strongly what is looked at is favored.
-        inference: which model, where, on which frames.
         encoder: libx264, libx265 or libvpx-vp9, and its rate.
-        backend: what `open_backend` gave, to be used again.
-        track: what `analyze` made of this video: the network is not run.
-        start, end: only this part, seconds after the container's start. The output starts at 0.
-        overwrite: replace an output that exists; the input is never overwritten.
-        progress: called after every frame; what it raises ends the work. Without a track each frame counts twice.
+
+    The rest is as for `annotate`; without a track each frame counts twice.
 
     Raises:
         InputError: the input or the track cannot be read, they do not belong together, or the input is a still image.
@@ -84,7 +76,7 @@ def encode(
     """
     began = time.perf_counter()
     options, encoder = options or RoiOptions(), encoder or EncoderOptions()
-    target = default_output(input) if output is None else Path(output)
+    target = default_output(input, False, ENCODED_TAG) if output is None else Path(output)
     map_only = target.suffix.lower() == MAP_SUFFIX
     if not map_only:
         check_roi_encoder(encoder)
@@ -93,84 +85,51 @@ def encode(
         raise InputError(f"{info.path!r} is a still image, which has no bit rate: give a video.")
     check_targets(input, {"output": target}, overwrite)
     passes = 1 if track is not None else 2
-    first = None if start is None else Fraction(start)
+    sound: list[str] = []
+    notes: list[str] = []
     with contextlib.ExitStack() as stack:
-        writer: VideoWriter | None = None
         if not map_only:
             # opened first, so that what cannot work fails before the network runs
-            writer = open_writer(
-                target,
-                info,
-                size=RegionMarker(info).size,
-                options=encoder,
-                settings=ROI_SETTINGS[resolve_encoder(encoder).name],
-                start=first,
-                end=None if end is None else Fraction(end),
-                overwrite=overwrite,
+            facts = {"size": RegionMarker(info).size, "settings": ROI_SETTINGS[resolve_encoder(encoder).name]}
+            write, sound = frames_writer(
+                stack, target, info, start=start, end=end, options=encoder, overwrite=overwrite, **facts
             )
-            stack.enter_context(writer)
         planning = track_of(
-            input,
-            track,
-            inference=inference,
-            backend=backend,
-            start=start,
-            end=end,
-            progress=(lambda done, total: progress(done, total and total * 2)) if progress else None,
+            input, track, inference=inference, backend=backend, start=start, end=end, progress=of_two(progress)
         )
         with planning as seen:
             plan = plan_offsets(seen, options)
-        sink: _Video | _Map
-        sink = _Video(writer, info, plan, first or Fraction(0)) if writer else _Map(stack, target, plan, overwrite)
-        frames = 0
-        with open_video(input, start, end) as reader:
-            for frame in reader:
-                sink.write(frame)
-                frames += 1
-                if progress:
-                    total = info.frame_count if start is None and end is None else None
-                    progress(frames if passes == 1 else frames + (total or frames), total and total * passes)
-        if not frames:
-            raise InputError(f"{info.path!r} has no frame between the times given as start and end.")
-        warnings = list(writer.warnings) if writer else []
-        damaged = reader.damaged or bool(warnings)
-        if writer and info.is_hdr:
-            warnings.append("The frames are HDR; they were mapped to 8-bit BT.709.")
-        if writer and resolve_encoder(encoder).name == "libvpx-vp9":
-            warnings.append(
-                "libvpx-vp9 follows regions in its realtime mode only, which costs more bits than they save."
-            )
+        if map_only:
+            table = stack.enter_context(RoiMapWriter(target, plan, overwrite=overwrite))
+            use: Callable[[Frame], None] = lambda frame: table.write(frame.time_seconds)  # noqa: E731
+        else:
+            use = _Marked(write, info, plan)
+        reader, frames = second_pass(input, info, use, start=start, end=end, passes=passes, progress=progress)
+    if not map_only and info.is_hdr:
+        notes.append("The frames are HDR; they were mapped to 8-bit BT.709.")
+    if not map_only and resolve_encoder(encoder).name == "libvpx-vp9":
+        notes.append("libvpx-vp9 follows regions in its realtime mode only, which costs more bits than they save.")
     return EncodeResult(
         input=Path(input),
         output=target,
         frames=frames,
         elapsed_seconds=time.perf_counter() - began,
-        damaged=damaged,
-        warnings=(*reader.warnings, *warnings),
+        damaged=reader.damaged or bool(sound),
+        warnings=(*reader.warnings, *sound, *notes),
         bytes=target.stat().st_size,
     )
 
 
-class _Video:
+class _Marked:
     """Frames with their regions, into a video."""
 
-    def __init__(self, writer: VideoWriter, info: VideoInfo, plan: OffsetPlan, origin: Fraction) -> None:
-        self._writer, self._plan, self._origin = writer, plan, origin
+    def __init__(self, write: Callable[[av.VideoFrame, Fraction], None], info: VideoInfo, plan: OffsetPlan) -> None:
+        self._write, self._plan = write, plan
         self._mark, self._index = RegionMarker(info), -1
 
-    def write(self, frame: Frame) -> None:
+    def __call__(self, frame: Frame) -> None:
         index = self._plan.index(frame.time_seconds)
         if index != self._index:
             self._mark.set_regions(self._plan.regions(index))
             self._index = index
-        self._writer.write(self._mark(frame.image), frame.time - self._origin)
-
-
-class _Map:
-    """Frames' regions, into a file for SvtAv1EncApp."""
-
-    def __init__(self, stack: contextlib.ExitStack, target: Path, plan: OffsetPlan, overwrite: bool) -> None:
-        self._writer = stack.enter_context(RoiMapWriter(target, plan, overwrite=overwrite))
-
-    def write(self, frame: Frame) -> None:
-        self._writer.write(frame.time_seconds)
+        self._write(self._mark(frame.image), frame.time)

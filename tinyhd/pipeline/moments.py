@@ -105,13 +105,9 @@ def moments(
     Args:
         input: a video or animation.
         options: how many, in which format, cropped to which aspect.
-        inference: which model, where, on which frames.
-        backend: what `open_backend` gave, to be used again.
-        track: what `analyze` made of this video: the network is not run.
-        start, end: only this part, seconds after the container's start.
         stem: of the files' names instead of the input's.
-        overwrite: replace files of an earlier run.
-        progress: called after every frame that is analyzed; what it raises ends the work.
+
+    The rest is as for `annotate`.
 
     Raises:
         InputError: the input or the track cannot be read, they do not belong together, or it is a still image.
@@ -129,7 +125,7 @@ def moments(
     for path in (table, sheet, *earlier):
         check_target(path, [input], overwrite)
     with track_of(input, track, inference=inference, backend=backend, start=start, end=end, progress=progress) as seen:
-        curve = focus_curve(seen, _float(start), _float(end))
+        curve = focus_curve(seen, start, end)
         found = find_moments(input, seen, options, curve=curve)
         facts = seen.info
     names = [folder / f"{stem}.moment-{number:02d}{suffix}" for number in range(1, len(found) + 1)]
@@ -271,7 +267,3 @@ def _cropped(frame: Frame, info: VideoInfo, box: tuple[float, float, float, floa
     if info.sample_aspect_ratio == 1:
         return np.ascontiguousarray(pixels)
     return scaled(pixels, max(1, round(pixels.shape[1] * float(info.sample_aspect_ratio))), pixels.shape[0])
-
-
-def _float(seconds: Seconds | None) -> float | None:
-    return None if seconds is None else float(seconds)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,17 +19,17 @@ from tinyhd.saliency.regions import Region
 from tinyhd.saliency.resize import MAP_HEIGHT, MAP_WIDTH
 from tinyhd.saliency.stats import StatsComputer
 from tinyhd.saliency.table import StatsWriter
-from tinyhd.video.frame import Frame, VideoInfo
+from tinyhd.video.frame import Frame, Seconds, VideoInfo
 from tinyhd.video.png import encode_png
-from tinyhd.video.writer import open_writer
+from tinyhd.video.writer import VideoWriter
 
 _Sink = Callable[[Frame, np.ndarray], None]
 
 
-def default_output(input: StrPath, is_still: bool) -> Path:
+def default_output(input: StrPath, is_still: bool, tag: str = OUTPUT_TAG) -> Path:
     """`clip.mp4` -> `clip.saliency.mp4`, `photo.jpg` -> `photo.saliency.png`, beside the input."""
     path = Path(input)
-    return path.with_name(f"{path.stem}{OUTPUT_TAG}{'.png' if is_still else '.mp4'}")
+    return path.with_name(f"{path.stem}{tag}{'.png' if is_still else '.mp4'}")
 
 
 def check_targets(input: StrPath, targets: Mapping[str, StrPath | None], overwrite: bool) -> None:
@@ -48,17 +49,9 @@ class Outputs:
     """
 
     def __init__(
-        self,
-        stack: contextlib.ExitStack,
-        info: VideoInfo,
-        start: float | Fraction | None,
-        end: float | Fraction | None,
-        overwrite: bool,
+        self, stack: contextlib.ExitStack, info: VideoInfo, start: Seconds | None, end: Seconds | None, overwrite: bool
     ) -> None:
-        self._stack, self._info, self._overwrite = stack, info, overwrite
-        self._start = None if start is None else Fraction(start)
-        self._end = None if end is None else Fraction(end)
-        self._origin = self._start or Fraction(0)
+        self._stack, self._info, self._start, self._end, self._overwrite = stack, info, start, end, overwrite
         self._raw: list[_Sink] = []
         self._shown: list[_Sink] = []
         self.warnings: list[str] = []
@@ -69,29 +62,23 @@ class Outputs:
 
     def draw(self, target: Path, drawing: Overlay, encoder: EncoderOptions) -> None:
         """Write the annotated video, or still image."""
-        info, origin = self._info, self._origin
-        if info.is_still:
-            still = self._stack.enter_context(StillWriter(target, overwrite=self._overwrite))
-            self._shown.append(lambda frame, shown: still.write(drawing(frame.image, shown)))
-            return
-        writer = open_writer(
+        write, self.warnings = frames_writer(
+            self._stack,
             target,
-            info,
-            size=drawing.size,
-            options=encoder,
+            self._info,
             start=self._start,
             end=self._end,
+            size=drawing.size,
+            options=encoder,
             overwrite=self._overwrite,
         )
-        self.warnings = writer.warnings
-        self._stack.enter_context(writer)
         # no cycle through `self`, which would keep the encoder until it is found
-        self._shown.append(lambda frame, shown: writer.write(drawing(frame.image, shown), frame.time - origin))
+        self._shown.append(lambda frame, shown: write(drawing(frame.image, shown), frame.time))
 
     def save_maps(self, target: StrPath) -> None:
         """Write the maps."""
         shape = (MAP_HEIGHT, MAP_WIDTH)
-        maps = open_maps_writer(target, self._info, shape, start=self._origin, overwrite=self._overwrite)
+        maps = open_maps_writer(target, self._info, shape, start=Fraction(self._start or 0), overwrite=self._overwrite)
         self._stack.enter_context(maps)
         (self._shown if isinstance(maps, GrayVideoWriter) else self._raw).append(maps.write)
 
@@ -110,13 +97,25 @@ class Outputs:
             sink(frame, shown)
 
 
-class StillWriter(AtomicOutput):
-    """Writes an annotated still image as PNG, as a video writer writes videos."""
+def frames_writer(
+    stack: contextlib.ExitStack, target: Path, info: VideoInfo, *, start: Seconds | None, overwrite: bool, **facts: Any
+) -> tuple[Callable[[av.VideoFrame, Fraction], None], list[str]]:
+    """What writes frames, with their times in the source, to a video or, for a still image, as PNG; `stack` completes
+    or removes the file. And sentences about sound that could not be used, which may become more.
 
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        check_suffix(path, (".png",), "a still image")
-        super().__init__(path, overwrite=overwrite)
+    Args:
+        facts: more for `VideoWriter`, of a video.
+    """
+    if info.is_still:
+        check_suffix(target, (".png",), "a still image")
+        still = stack.enter_context(AtomicOutput(target, overwrite=overwrite))
 
-    def write(self, image: av.VideoFrame) -> None:
-        with writing(self.path):
-            self.temporary.write_bytes(encode_png(image.to_ndarray(format="rgb24")))
+        def write(image: av.VideoFrame, _time: Fraction) -> None:
+            with writing(target):
+                still.temporary.write_bytes(encode_png(image.to_ndarray(format="rgb24")))
+
+        return write, []
+    writer = VideoWriter(target, info, start=start, overwrite=overwrite, **facts)
+    stack.enter_context(writer)
+    origin = Fraction(start or 0)
+    return (lambda image, time: writer.write(image, time - origin)), writer.warnings

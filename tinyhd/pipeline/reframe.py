@@ -14,14 +14,13 @@ from tinyhd.errors import InputError
 from tinyhd.files import REFRAMED_TAG, StrPath
 from tinyhd.inference.backends import Backend
 from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions
-from tinyhd.pipeline.analyze import Progress, Seconds, track_of
-from tinyhd.pipeline.outputs import StillWriter, check_targets
+from tinyhd.pipeline.analyze import Progress, Seconds, of_two, second_pass, track_of
+from tinyhd.pipeline.outputs import check_targets, default_output, frames_writer
 from tinyhd.render.crop import Box, CropRenderer, fills
 from tinyhd.saliency.boxes import MovingBox, read_boxes
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.frame import Frame, VideoInfo
-from tinyhd.video.reader import open_video, probe
-from tinyhd.video.writer import open_writer
+from tinyhd.video.reader import probe
 
 _Sink = Callable[[Frame, Box], None]
 
@@ -43,12 +42,6 @@ class ReframeResult:
     """(width, height) of the result, pixels."""
     path: Path | None = None
     """Where the path of the crop was written."""
-
-
-def default_output(input: StrPath, is_still: bool) -> Path:
-    """`clip.mp4` -> `clip.reframed.mp4`, `photo.jpg` -> `photo.reframed.png`, beside the input."""
-    path = Path(input)
-    return path.with_name(f"{path.stem}{REFRAMED_TAG}{'.png' if is_still else '.mp4'}")
 
 
 def reframe(
@@ -79,17 +72,12 @@ def reframe(
         output: .mp4, .m4v or .mov (.png for a still image); .csv, .json or .sendcmd: only the path of the crop, see
             `PathWriter`; None: `input.reframed.mp4` beside the input.
         options: the aspect or size, padding, how the crop may move.
-        inference: which model, where, on which frames.
-        encoder: how the video is encoded.
-        backend: what `open_backend` gave, to be used again.
-        track: what `analyze` made of this video: the network is not run.
         path: an edited path of the crop, or a file for `read_path`, instead of planning one.
         keep: boxes that the crop has to hold, or a file for `read_boxes`.
         preview: draw the crop on the source instead of cutting it out.
         save_path: write the path of the crop there as well.
-        start, end: only this part, seconds after the container's start. The output starts at 0.
-        overwrite: replace outputs that exist; the input is never overwritten.
-        progress: called after every frame; what it raises ends the work. Without a track each frame counts twice.
+
+    The rest is as for `annotate`; without a track each frame counts twice.
 
     Raises:
         InputError: the input, the track, the path or the boxes cannot be read, or they do not belong together.
@@ -100,7 +88,7 @@ def reframe(
     began = time.perf_counter()
     options, encoder = options or ReframeOptions(), encoder or EncoderOptions()
     info = probe(input)
-    target = default_output(input, info.is_still) if output is None else Path(output)
+    target = default_output(input, info.is_still, REFRAMED_TAG) if output is None else Path(output)
     check_targets(input, {"output": target, "path": save_path}, overwrite)
     size = output_size(info, options)
     passes = 1 if track is not None or path is not None else 2
@@ -116,35 +104,22 @@ def reframe(
             if isinstance(keep, str | os.PathLike):
                 keep = read_boxes(keep, (info.width, info.height))
             planning = track_of(
-                input,
-                track,
-                inference=inference,
-                backend=backend,
-                start=start,
-                end=end,
-                progress=(lambda done, total: progress(done, total and total * 2)) if progress else None,
+                input, track, inference=inference, backend=backend, start=start, end=end, progress=of_two(progress)
             )
             with planning as seen:
                 crop = plan_crop(seen, options, keep=keep or (), pixel_aspect=float(info.sample_aspect_ratio))
-        frames = 0
-        with open_video(input, start, end) as reader:
-            for frame in reader:
-                job.write(frame, crop.at(frame.time_seconds))
-                frames += 1
-                if progress:
-                    total = info.frame_count if start is None and end is None else None
-                    progress(frames * passes if passes == 1 else frames + (total or frames), total and total * passes)
-            if not frames:
-                raise InputError(f"{info.path!r} has no frame between the times given as start and end.")
-        damaged = reader.damaged or bool(job.warnings)
-        warnings = (*reader.warnings, *job.warnings, *crop.warnings)
+
+        def use(frame: Frame) -> None:
+            job.write(frame, crop.at(frame.time_seconds))
+
+        reader, frames = second_pass(input, info, use, start=start, end=end, passes=passes, progress=progress)
     return ReframeResult(
         input=Path(input),
         output=target,
         frames=frames,
         elapsed_seconds=time.perf_counter() - began,
-        damaged=damaged,
-        warnings=warnings,
+        damaged=reader.damaged or bool(job.warnings),
+        warnings=(*reader.warnings, *job.warnings, *crop.warnings),
         crop=crop,
         size=size,
         path=target if target.suffix.lower() in PATH_SUFFIXES else None if save_path is None else Path(save_path),
@@ -198,23 +173,11 @@ class _Outputs:
             return
         size = (info.width + info.width % 2, info.height + info.height % 2) if preview else self._size
         draw = CropRenderer(info, size, options, preview=preview)
-        if info.is_still:
-            still = self._stack.enter_context(StillWriter(target, overwrite=self._overwrite))
-            self._sinks.append(lambda frame, box: still.write(draw(frame.image, box)))
-            return
-        first = None if start is None else Fraction(start)
-        writer = open_writer(
-            target,
-            info if preview else replace(info, sample_aspect_ratio=Fraction(1)),
-            size=size,
-            options=encoder,
-            start=first,
-            end=None if end is None else Fraction(end),
-            overwrite=self._overwrite,
+        shown = info if preview else replace(info, sample_aspect_ratio=Fraction(1))
+        write, self.warnings = frames_writer(
+            self._stack, target, shown, start=start, end=end, size=size, options=encoder, overwrite=self._overwrite
         )
-        self.warnings = writer.warnings
-        self._stack.enter_context(writer)
-        self._sinks.append(lambda frame, box: writer.write(draw(frame.image, box), frame.time - (first or 0)))
+        self._sinks.append(lambda frame, box: write(draw(frame.image, box), frame.time))
 
     def write_path(self, target: StrPath) -> None:
         info = self._info

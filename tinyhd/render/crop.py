@@ -1,13 +1,12 @@
-"""Frames cut to a crop that moves: FFmpeg's filters cut, scale, pad and draw; Python touches no pixel."""
+"""Frames cut to a crop that moves: FFmpeg's filters cut, scale, pad and draw."""
 
 import itertools
-from fractions import Fraction
 
 import av
-import av.filter
 from av.filter.context import FilterContext
 
 from tinyhd.options import ReframeOptions
+from tinyhd.video.filters import FrameGraph
 from tinyhd.video.frame import VideoInfo
 
 Box = tuple[int, int, int, int]
@@ -40,23 +39,20 @@ class CropRenderer:
         """The picture of a frame, which is not changed, with the crop x, y, width and height."""
         if self._graph is None or self._graph.box_size != box[2:]:
             self._graph = _CropGraph(self._info, self._size, self._options, self._preview, box)
-        return self._graph(image, box)
+        return self._graph.crop(image, box)
 
 
-class _CropGraph:
+class _CropGraph(FrameGraph):
     """FFmpeg filters for crops of one size; where they lie is told to the filters before each frame."""
 
     def __init__(
         self, info: VideoInfo, size: tuple[int, int], options: ReframeOptions, preview: bool, box: Box
     ) -> None:
+        super().__init__(info, (info.width, info.height))
         self.box_size = box[2:]
         self._followers: list[tuple[FilterContext, int, int]] = []  # filter, offset to the crop
         self._fork: FilterContext | None = None
         self._outputs = itertools.count()  # of the fork
-        self._graph = graph = av.filter.Graph()
-        graph.threads = 1  # decoder and encoder have their own
-        tags = f"time_base=1/1000:pixel_aspect=1/1:colorspace={info.colorspace}:range={info.color_range}"
-        self._source = graph.add("buffer", f"video_size={info.width}x{info.height}:pix_fmt={info.pix_fmt}:{tags}")
         if preview:
             last = self._draw_on_source(info)
         elif fills(box, size, float(info.sample_aspect_ratio)):
@@ -65,29 +61,18 @@ class _CropGraph:
             last = self._padded(info, size, options, box)
         if preview and size != (info.width, info.height):
             last = self._chain(last, ("scale", f"{size[0]}:{size[1]}"))
-        self._sink = graph.add("buffersink")
-        last.link_to(self._sink)
-        graph.configure()
-        self._count = 0
+        self.finish(last)
 
-    def __call__(self, image: av.VideoFrame, box: Box) -> av.VideoFrame:
+    def crop(self, image: av.VideoFrame, box: Box) -> av.VideoFrame:
         for node, dx, dy in self._followers:
             node.process_command("x", str(box[0] + dx))
             node.process_command("y", str(box[1] + dy))
-        pts, time_base = image.pts, image.time_base
-        image.pts, image.time_base = self._count, Fraction(1, 1000)
-        self._count += 1
-        self._source.push(image)
-        image.pts, image.time_base = pts, time_base
-        result = self._sink.pull()
-        assert isinstance(result, av.VideoFrame)
-        result.pts, result.time_base = pts, time_base
-        return result
+        return self.run(image)
 
     def _crop(self, box: Box, within: Box | None = None, source: FilterContext | None = None) -> FilterContext:
         """A filter that cuts out `box`, and follows it; or a part of it."""
         x, y, width, height = within or box
-        node = self._chain(source or self._source, ("crop", f"{width}:{height}:{x}:{y}:exact=1"))
+        node = self._chain(source or self.source, ("crop", f"{width}:{height}:{x}:{y}:exact=1"))
         self._followers.append((node, x - box[0], y - box[1]))
         return node
 
@@ -126,19 +111,19 @@ class _CropGraph:
         return laid
 
     def _laid_over(self, back: FilterContext, front: FilterContext, x: int, y: int) -> FilterContext:
-        overlay = self._graph.add("overlay", f"{x}:{y}:format=auto")
+        overlay = self.graph.add("overlay", f"{x}:{y}:format=auto")
         back.link_to(overlay, 0, 0)
         front.link_to(overlay, 0, 1)
         return overlay
 
     def _split(self) -> FilterContext:
         """The source, to be used twice."""
-        self._fork = self._chain(self._source, ("split", None))
+        self._fork = self._chain(self.source, ("split", None))
         return self._fork
 
     def _chain(self, node: FilterContext, *filters: tuple[str, str | None]) -> FilterContext:
         for name, arguments in filters:
-            following = self._graph.add(name, arguments)
+            following = self.graph.add(name, arguments)
             node.link_to(following, next(self._outputs) if node is self._fork else 0, 0)
             node = following
         return node

@@ -15,7 +15,7 @@ from tinyhd.options import EncoderOptions
 from tinyhd.saliency.writers import MapsWriter, NpzWriter
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.png import encode_png
-from tinyhd.video.writer import VIDEO_SUFFIXES, open_writer
+from tinyhd.video.writer import VIDEO_SUFFIXES, VideoWriter
 
 DISPLAY_SIDE = 480
 """Largest side of what `encode_display_map` makes: enough to look smooth over a large frame, as maps have no detail."""
@@ -70,7 +70,7 @@ class GrayVideoWriter:
             color_primaries=_BT709,
         )
         options = EncoderOptions(crf=_CRF)
-        self._video = open_writer(
+        self._video = VideoWriter(
             path, gray, size=(width, height), options=options, keep_source=False, overwrite=overwrite
         )
 

@@ -1,17 +1,15 @@
 """Colored maps blended with the frames of a video.
 
 Maps stay at the model's size until FFmpeg's scaler enlarges the colored map; FFmpeg's overlay filter then blends it
-into the YUV planes. Python touches no pixel at full resolution.
+into the YUV planes.
 """
 
-from fractions import Fraction
-
 import av
-import av.filter
 import numpy as np
 
 from tinyhd.options import RenderOptions
 from tinyhd.render.colors import color_table, to_yuv
+from tinyhd.video.filters import FrameGraph
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.pixel_format import grown, plane_lines
 
@@ -76,28 +74,25 @@ class Overlay:
         lines[:height, :width] = self._table[levels]
         if self._frame_size != (image.width, image.height):
             image = grown(image, *self._frame_size)
-        return self._graph(image, heat)
+        return self._graph.run(image, (self._graph.heat, heat))
 
 
-class _BlendGraph:
+class _BlendGraph(FrameGraph):
     """FFmpeg filters: the colored map is enlarged and laid over the frame by its alpha."""
 
     def __init__(
         self, info: VideoInfo, size: tuple[int, int], map_shape: tuple[int, ...], side_by_side: bool, for_video: bool
     ) -> None:
         width, height = size
-        self._graph = graph = av.filter.Graph()
-        # waking further threads costs more than it saves at these sizes, and decoder and encoder have their own
-        graph.threads = 1
-        tags = f"time_base=1/1000:pixel_aspect=1/1:colorspace={info.colorspace}:range={info.color_range}"
+        super().__init__(info, size)
+        graph = self.graph
         pix_fmt = "yuv420p" if for_video else info.pix_fmt
-        self._frames = graph.add("buffer", f"video_size={width}x{height}:pix_fmt={info.pix_fmt}:{tags}")
-        self._heat = graph.add("buffer", f"video_size={map_shape[1]}x{map_shape[0]}:pix_fmt=vuya:{tags}")
+        self.heat = self.add_source((map_shape[1], map_shape[0]), "vuya")
         scale = graph.add("scale", f"{width}:{height}:flags=bicubic")
         overlay = graph.add("overlay", f"format={pix_fmt.removesuffix('p')}")
         converted = graph.add("format", pix_fmt)
-        self._frames.link_to(converted)
-        self._heat.link_to(scale)
+        self.source.link_to(converted)
+        self.heat.link_to(scale)
         scale.link_to(overlay, 0, 1)
         stack = graph.add("hstack") if side_by_side else None
         if stack:
@@ -108,20 +103,4 @@ class _BlendGraph:
             overlay.link_to(stack, 0, 1)
         else:
             converted.link_to(overlay)
-        self._sink = graph.add("buffersink")
-        (stack or overlay).link_to(self._sink)
-        graph.configure()
-        self._count = 0
-
-    def __call__(self, frame: av.VideoFrame, heat: av.VideoFrame) -> av.VideoFrame:
-        pts, time_base = frame.pts, frame.time_base
-        # the filter pairs frames by time; a counter does for any timestamps
-        for image, buffer in ((frame, self._frames), (heat, self._heat)):
-            image.pts, image.time_base = self._count, Fraction(1, 1000)
-            buffer.push(image)
-        self._count += 1
-        frame.pts, frame.time_base = pts, time_base
-        result = self._sink.pull()
-        assert isinstance(result, av.VideoFrame)
-        result.pts, result.time_base = pts, time_base
-        return result
+        self.finish(stack or overlay)

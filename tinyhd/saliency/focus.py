@@ -8,6 +8,7 @@ import numpy as np
 
 from tinyhd.errors import InputError
 from tinyhd.saliency.track import SaliencyTrack
+from tinyhd.video.frame import Seconds
 
 FOCUS_AREA = 0.05
 FOCUS_DEFINITION = (
@@ -50,7 +51,7 @@ class FocusCurve:
     """(first, stop) of the samples of each shot that has any."""
 
 
-def focus_curve(track: SaliencyTrack, start: float | None = None, end: float | None = None) -> FocusCurve:
+def focus_curve(track: SaliencyTrack, start: Seconds | None = None, end: Seconds | None = None) -> FocusCurve:
     """Focus at the track's samples.
 
     Args:
@@ -59,7 +60,8 @@ def focus_curve(track: SaliencyTrack, start: float | None = None, end: float | N
     Raises:
         InputError: there is none.
     """
-    first, stop = np.searchsorted(track.times, [(start or 0) - 1e-6, np.inf if end is None else end - 1e-6]).tolist()
+    bounds = (float(start or 0), np.inf if end is None else float(end))
+    first, stop = np.searchsorted(track.times, np.array(bounds) - 1e-6).tolist()
     if first >= stop:
         raise InputError(f"the track {track.name!r} has no sample between the times given as start and end.")
     values = [focus(track.sample(k)) for k in range(first, stop)]

@@ -30,6 +30,7 @@ from tinyhd.errors import InputError
 from tinyhd.files import StrPath
 from tinyhd.saliency.resize import enlarge
 from tinyhd.version import __version__
+from tinyhd.video.frame import Seconds
 
 TRACK_SUFFIX = ".track.npz"
 LEVELS = 1023
@@ -212,7 +213,7 @@ class SaliencyTrack:
                 f"the track {self.name!r} is of another video, {known.name!r} ({why}): analyze this one first."
             )
 
-    def check_range(self, start: float | None, end: float | None) -> None:
+    def check_range(self, start: Seconds | None, end: Seconds | None) -> None:
         """Refuse a part of the video that the track does not cover. Raises `InputError`."""
         known = self.info.source
         before = known.start_seconds is not None and (start or 0) < known.start_seconds - _SLACK_SECONDS

@@ -15,6 +15,7 @@ import av
 from av.container import InputContainer
 
 from tinyhd.errors import InputError
+from tinyhd.files import StrPath
 
 MAX_PIXELS = 2**27
 """Frames with more are not decoded: a header of a few bytes can ask for gigabytes."""
@@ -49,7 +50,7 @@ _ALLOWED = ",".join((*_VIDEO_DEMUXERS, *_AUDIO_DEMUXERS, *sorted(STILL_DEMUXERS)
 _PLAYLIST_STARTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<MPD", b"[playlist]", b"<smil", b"<asx", b"[Reference]", b"RTSP")
 
 
-def open_container(path: str | os.PathLike[str]) -> InputContainer:
+def open_container(path: StrPath) -> InputContainer:
     """Open a video or image file for demuxing; `InputError` says why where that cannot or may not be done.
 
     Nothing but the file itself is opened, whatever it contains and however it is named.
@@ -108,7 +109,7 @@ def _image_demuxer(head: bytes, file: Path) -> str | None:
     return None
 
 
-def missing_bytes(path: str | os.PathLike[str]) -> int:
+def missing_bytes(path: StrPath) -> int:
     """How many bytes the headers of an mp4, Matroska or AVI file promise beyond its end; 0 if none or unknown.
 
     Demuxers report the end of a truncated file as a normal end, so this is how truncation is noticed.
@@ -128,7 +129,7 @@ def missing_bytes(path: str | os.PathLike[str]) -> int:
     return 0
 
 
-def is_damaged_png(path: str | os.PathLike[str]) -> bool:
+def is_damaged_png(path: StrPath) -> bool:
     """Whether a file is a PNG with a wrong check sum, or without its end; FFmpeg's decoder does not look at them."""
     with open(path, "rb") as file:
         if file.read(8) != b"\x89PNG\r\n\x1a\n":

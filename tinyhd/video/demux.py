@@ -6,7 +6,6 @@ The steps between `containers` (may this file be opened?) and `reader` (what cal
 import contextlib
 import itertools
 import math
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -18,6 +17,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from tinyhd.errors import InputError
+from tinyhd.files import StrPath
 from tinyhd.video.containers import MAX_PIXELS, STILL_DEMUXERS, open_container
 from tinyhd.video.ffmpeg_log import collect_ffmpeg_errors
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Source:
     """One opened container with its best video stream, and counts of what did not decode."""
 
-    def __init__(self, path: str | os.PathLike[str], threads: bool = True) -> None:
+    def __init__(self, path: StrPath, threads: bool = True) -> None:
         self.container = open_container(path)
         try:
             self.stream = _best_stream(path, self.container)
@@ -136,7 +136,7 @@ class Source:
             self._stamps.popleft()
 
 
-def is_too_large(path: str | os.PathLike[str]) -> bool:
+def is_too_large(path: StrPath) -> bool:
     """Whether nothing is decoded because frames have more than `MAX_PIXELS`; `InputError` as `open_container`."""
     failing = contextlib.suppress(av.error.FFmpegError, OSError)
     with collect_ffmpeg_errors() as messages, Source(path, threads=False) as source, failing:
@@ -154,9 +154,7 @@ def packets_of(container: av.container.InputContainer, streams: Sequence[Stream]
             pass
 
 
-def decode_from(
-    path: str | os.PathLike[str], target: int, threads: bool = True
-) -> tuple[Source, Iterator[av.VideoFrame]]:
+def decode_from(path: StrPath, target: int, threads: bool = True) -> tuple[Source, Iterator[av.VideoFrame]]:
     """Open a file and decode from a key frame at or before the tick `target`, or from the start if there is no index.
 
     Containers without an index (MPEG-TS, MPEG-PS) are sought by position and may land behind the last key frame.
@@ -171,7 +169,7 @@ def decode_from(
     return source, source.frames()
 
 
-def _best_stream(path: str | os.PathLike[str], container: av.container.InputContainer) -> VideoStream:
+def _best_stream(path: StrPath, container: av.container.InputContainer) -> VideoStream:
     """The default video stream as FFmpeg ranks them; cover art and thumbnails do not count as video."""
     unwanted = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [stream for stream in container.streams.video if not stream.disposition & unwanted]

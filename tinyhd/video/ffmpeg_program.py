@@ -29,6 +29,7 @@ from tinyhd.errors import OptionError
 from tinyhd.options import EncoderOptions
 from tinyhd.video.audio import KEPT_METADATA
 from tinyhd.video.encoders import HEVC_TAG, SOFTWARE, Encoder, encoder_settings, not_opened, nvenc_or_software
+from tinyhd.video.frame import COLOR_TAGS
 
 _PIX_FMT = "yuv420p"
 _SHIFT_SECONDS = 100  # NUT has no times below 0, which sound before the first frame has; the program shifts them back
@@ -42,7 +43,6 @@ _NO_REASON = re.compile(
     r"Conversion failed|Error while opening encoder|maybe incorrect parameters|splitting the argument list"
     r"|Error initializing output stream|Could not write header"
 )
-_COLOR_TAGS = ("colorspace", "color_range", "color_trc", "color_primaries")
 
 
 def resolve_program_encoder(options: EncoderOptions) -> Encoder:
@@ -62,7 +62,7 @@ def resolve_program_encoder(options: EncoderOptions) -> Encoder:
 
 
 class FFmpegProgram:
-    """A running ffmpeg program that takes frames and sound and writes a file; what `VideoWriter` asks of a target."""
+    """A running ffmpeg program that takes frames and sound and writes a file, with the methods of `writer._BuiltIn`."""
 
     def __init__(self, options: EncoderOptions) -> None:
         self._encoder = resolve_program_encoder(options)
@@ -130,7 +130,7 @@ class FFmpegProgram:
         import ffmpeg  # not needed by others
 
         context = stream.codec_context
-        tags = {tag: int(getattr(context, tag)) for tag in _COLOR_TAGS}
+        tags = {tag: int(getattr(context, tag)) for tag in COLOR_TAGS}
         frames = ffmpeg.input("pipe:0", format="nut", copyts=None, itsoffset=-_SHIFT_SECONDS, **tags)
         about = _about_encoder(self._program, self._encoder.name) or ""
         formats = re.search(r"Supported pixel formats: (.*)", about)

@@ -6,6 +6,11 @@ from fractions import Fraction
 import av
 import numpy as np
 
+Seconds = float | Fraction
+
+COLOR_TAGS = ("colorspace", "color_range", "color_trc", "color_primaries")
+"""What FFmpeg calls them, of frames and of encoders."""
+
 
 @dataclass(frozen=True)
 class VideoInfo:

@@ -24,6 +24,8 @@ import numpy as np
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
+from tinyhd.video.frame import COLOR_TAGS
+
 # Numbers of ITU-T H.273, as FFmpeg uses them.
 BT709 = 1
 UNSPECIFIED = 2
@@ -225,7 +227,7 @@ def grown(image: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
         lines[: source.height, : source.width] = plane_lines(source)[: source.height, : source.width]
         lines[: source.height, source.width : target.width] = lines[: source.height, source.width - 1 : source.width]
         lines[source.height : target.height] = lines[source.height - 1]
-    for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
+    for tag in COLOR_TAGS:
         setattr(result, tag, getattr(image, tag))
     result.pts, result.time_base = image.pts, image.time_base
     return result
@@ -253,13 +255,10 @@ def _target_format(first: av.VideoFrame, turned: bool) -> str:
 
 
 def _target_tags(first: av.VideoFrame, is_still: bool) -> dict[str, int]:
-    names = ("colorspace", "color_range", "color_trc", "color_primaries")
+    bt709 = dict(zip(COLOR_TAGS, (BT709, RANGE_LIMITED, BT709, BT709), strict=True))
     if is_hdr(first):
-        return dict(zip(names, (BT709, RANGE_LIMITED, BT709, BT709), strict=True))
-    tags = {name: int(getattr(first, name)) for name in names}
+        return bt709
+    tags = {name: int(getattr(first, name)) for name in COLOR_TAGS}
     if first.format.is_rgb or first.format.has_palette:
-        matrix = {"colorspace": BT470BG, "color_range": RANGE_FULL}
-        if not is_still:
-            matrix = dict(zip(names, (BT709, RANGE_LIMITED, BT709, BT709), strict=True))
-        tags |= matrix
+        tags |= {"colorspace": BT470BG, "color_range": RANGE_FULL} if is_still else bt709
     return tags

@@ -1,14 +1,14 @@
 """Which videos browsers play, and copies that they do, with a frame at every tick of a constant rate."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 from tinyhd.errors import InputError
+from tinyhd.files import StrPath
 from tinyhd.video.frame import Frame, VideoInfo
 from tinyhd.video.reader import open_video
-from tinyhd.video.writer import open_writer
+from tinyhd.video.writer import VideoWriter
 
 _MP4, _WEBM = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 _PLAYED = {
@@ -35,8 +35,8 @@ def browser_plays(info: VideoInfo, *, same_times: bool = False) -> bool:
 
 
 def reencode(
-    input: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    input: StrPath,
+    output: StrPath,
     *,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -67,7 +67,7 @@ def reencode(
         rate = constant_rate(info)
         size = (info.width + info.width % 2, info.height + info.height % 2)
         count = 0
-        with open_writer(output, info, size=size, overwrite=overwrite) as writer:
+        with VideoWriter(output, info, size=size, overwrite=overwrite) as writer:
             for frame in _on_ticks(reader, rate):
                 writer.write(frame.image.reformat(width=size[0], height=size[1]), count / rate)
                 count += 1

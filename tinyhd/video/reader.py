@@ -11,7 +11,6 @@ delivered, `VideoReader.damaged` is set and `VideoReader.warnings` says what hap
 
 import itertools
 import math
-import os
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from typing import Self
@@ -19,9 +18,10 @@ from typing import Self
 import av
 
 from tinyhd.errors import InputError, OptionError
+from tinyhd.files import StrPath
 from tinyhd.video.containers import MAX_PIXELS, STILL_DEMUXERS, is_damaged_png, missing_bytes
 from tinyhd.video.demux import Source, decode_from, is_too_large, repair_times
-from tinyhd.video.frame import Frame, VideoInfo
+from tinyhd.video.frame import Frame, Seconds, VideoInfo
 from tinyhd.video.pixel_format import Deinterlacer, FrameConverter
 
 _MOST_EARLY_SECONDS = 10
@@ -32,23 +32,19 @@ _LONGEST_GAP_SECONDS = 60
 _DAMAGED = "Some of the file is damaged: only what could be decoded is delivered."
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
+def probe(path: StrPath) -> VideoInfo:
     """Read a file's header and first frame. Raises `InputError` as `open_video` does."""
     with open_video(path) as video:
         return video.info
 
 
-def read_frames(
-    path: str | os.PathLike[str], start: float | Fraction | None = None, end: float | Fraction | None = None
-) -> Iterator[Frame]:
+def read_frames(path: StrPath, start: Seconds | None = None, end: Seconds | None = None) -> Iterator[Frame]:
     """Yield the frames of a file lazily (`open_video` tells about damage as well)."""
     with open_video(path, start, end) as video:
         yield from video
 
 
-def open_video(
-    path: str | os.PathLike[str], start: float | Fraction | None = None, end: float | Fraction | None = None
-) -> "VideoReader":
+def open_video(path: StrPath, start: Seconds | None = None, end: Seconds | None = None) -> "VideoReader":
     """Open a video, animation or still image.
 
     Args:
@@ -72,12 +68,7 @@ class VideoReader(Iterator[Frame]):
         damaged: True once something did not decode or is missing.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        start: float | Fraction | None = None,
-        end: float | Fraction | None = None,
-    ) -> None:
+    def __init__(self, path: StrPath, start: Seconds | None, end: Seconds | None) -> None:
         self._path = path
         self._start, self._end = _checked_range(start, end)
         self.warnings: list[str] = []
@@ -234,7 +225,7 @@ def _is_still(source: Source) -> bool:
 
 
 def _describe(
-    path: str | os.PathLike[str], source: Source, first: av.VideoFrame, convert: FrameConverter, is_still: bool
+    path: StrPath, source: Source, first: av.VideoFrame, convert: FrameConverter, is_still: bool
 ) -> VideoInfo:
     container, stream = source.container, source.stream
     time_base = stream.time_base or Fraction(1, 25)
@@ -286,9 +277,7 @@ def _start_time(container: av.container.InputContainer, first_pts: int | None, t
     return first if start - _MOST_EARLY_SECONDS < first < start else start
 
 
-def _checked_range(
-    start: float | Fraction | None, end: float | Fraction | None
-) -> tuple[Fraction | None, Fraction | None]:
+def _checked_range(start: Seconds | None, end: Seconds | None) -> tuple[Fraction | None, Fraction | None]:
     if start is not None and start < 0:
         raise OptionError(f"start is {float(start)} s: it must not be negative.")
     if end is not None and end <= (start or 0):

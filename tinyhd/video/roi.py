@@ -1,14 +1,13 @@
 """Frames with regions of interest: FFmpeg's side data, which some encoders follow."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 import av
-import av.filter
 
 from tinyhd.errors import OptionError
 from tinyhd.options import EncoderOptions
 from tinyhd.video.encoders import resolve_encoder
+from tinyhd.video.filters import FrameGraph
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.pixel_format import grown
 
@@ -54,8 +53,7 @@ class RegionMarker:
         self._info = info
         self.size = (info.width + info.width % 2, info.height + info.height % 2)
         """(width, height) of the frames made."""
-        self._graph: av.filter.Graph | None = None
-        self._count = 0
+        self._graph: FrameGraph | None = None
 
     def set_regions(self, regions: Sequence[tuple[int, int, int, int, float]]) -> None:
         """From the next frame on, these hold.
@@ -64,32 +62,18 @@ class RegionMarker:
             regions: x, y, width and height in pixels, and by how many steps the quantizer is coarser there (of H.264
                 and HEVC: six halve its precision); of overlapping ones the first counts.
         """
-        info = self._info
         # addroi takes no commands, but a graph is built in milliseconds
-        self._graph = graph = av.filter.Graph()
-        graph.threads = 1  # decoder and encoder have their own
-        tags = f"time_base=1/1000:pixel_aspect=1/1:colorspace={info.colorspace}:range={info.color_range}"
-        width, height = self.size
-        last = self._source = graph.add("buffer", f"video_size={width}x{height}:pix_fmt={info.pix_fmt}:{tags}")
+        self._graph = FrameGraph(self._info, self.size)
+        last = self._graph.source
         for x, y, w, h, steps in regions:
-            node = graph.add("addroi", f"{x}:{y}:{w}:{h}:{steps / _QP_RANGE:.6f}")
+            node = self._graph.graph.add("addroi", f"{x}:{y}:{w}:{h}:{steps / _QP_RANGE:.6f}")
             last.link_to(node)
             last = node
-        self._sink = graph.add("buffersink")
-        last.link_to(self._sink)
-        graph.configure()
+        self._graph.finish(last)
 
     def __call__(self, image: av.VideoFrame) -> av.VideoFrame:
         """The picture of a frame, which is not changed, with the regions that were set last."""
         assert self._graph is not None, "regions were not set"
         if self.size != (image.width, image.height):
             image = grown(image, *self.size)
-        pts, time_base = image.pts, image.time_base
-        image.pts, image.time_base = self._count, Fraction(1, 1000)
-        self._count += 1
-        self._source.push(image)
-        image.pts, image.time_base = pts, time_base
-        result = self._sink.pull()
-        assert isinstance(result, av.VideoFrame)
-        result.pts, result.time_base = pts, time_base
-        return result
+        return self._graph.run(image)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -25,7 +25,7 @@ from tinyhd.video.containers import open_container
 from tinyhd.video.encoders import HEVC_TAG, not_opened, resolve_encoder
 from tinyhd.video.ffmpeg_log import collect_ffmpeg_errors, error_reason
 from tinyhd.video.ffmpeg_program import FFmpegProgram, resolve_program_encoder
-from tinyhd.video.frame import VideoInfo
+from tinyhd.video.frame import COLOR_TAGS, Seconds, VideoInfo
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
 
@@ -42,74 +42,9 @@ def check_encoder(options: EncoderOptions) -> None:
         resolve_program_encoder(options)
 
 
-def open_writer(
-    path: StrPath,
-    info: VideoInfo,
-    *,
-    size: tuple[int, int] | None = None,
-    options: EncoderOptions = EncoderOptions(),  # noqa: B008 - frozen
-    settings: Mapping[str, str] | None = None,
-    keep_source: bool = True,
-    start: Fraction | None = None,
-    end: Fraction | None = None,
-    overwrite: bool = False,
-) -> "VideoWriter":
-    """Open a video for writing, through the built-in FFmpeg or the program that `options.ffmpeg` names.
-
-    Args:
-        path: must end in .mp4, .m4v or .mov.
-        info: of the source: ticks, rate, pixel aspect and color tags are taken over.
-        size: (width, height) of the frames that will come, even numbers; None: the source's.
-        options: how it is encoded.
-        settings: of the built-in encoder itself, over those that follow from `options`.
-        keep_source: take sound and metadata from the file `info.path`.
-        start, end: the part of the source that is written, for the sound; seconds.
-        overwrite: replace a file there.
-
-    Raises:
-        OptionError: the encoder cannot be used here, or the name ends otherwise.
-        OutputError: the file cannot be written.
-    """
-    return VideoWriter(
-        Path(path),
-        info,
-        size=size or (info.width, info.height),
-        options=options,
-        settings=settings or {},
-        keep_source=keep_source,
-        start=start,
-        end=end,
-        overwrite=overwrite,
-    )
-
-
-class _Target(Protocol):
-    """What encodes the frames into a file: `_BuiltIn`, or `FFmpegProgram`."""
-
-    def open(self, path: Path, container: str) -> OutputContainer:
-        """Open it for muxing; nothing is written yet."""
-
-    def add_stream(self, output: OutputContainer, rate: Fraction) -> VideoStream:
-        """Add the video stream, its pixel format set."""
-
-    def start(self, output: OutputContainer, stream: VideoStream, movie_timescale: int) -> None:
-        """Open the encoder and write the header. Raises `OptionError` where the encoder cannot be opened."""
-
-    def flush(self) -> None:
-        """Hand on what was muxed. Raises `BrokenPipeError` where nobody takes it."""
-
-    def finish(self) -> str | None:
-        """Wait until the file is complete, once all is muxed; a string says why it does not become so."""
-
-    def abort(self) -> None:
-        """Stop at once; what was written is worthless."""
-
-    def reason(self, error: Exception) -> str:
-        """Why muxing failed, without a full stop."""
-
-
 class VideoWriter:
-    """Writes a video (see `open_writer`); use it in a `with` statement.
+    """Writes a video, through the built-in FFmpeg or the program that `options.ffmpeg` names; use it in a `with`
+    statement.
 
     The file appears under its name when the body ends normally. After an exception, Ctrl-C included, nothing is left.
     Encoder, target and sound are opened at once, so what cannot work fails before any work is done.
@@ -120,40 +55,56 @@ class VideoWriter:
 
     def __init__(
         self,
-        path: Path,
+        path: StrPath,
         info: VideoInfo,
         *,
-        size: tuple[int, int],
-        options: EncoderOptions,
-        settings: Mapping[str, str],
-        keep_source: bool,
-        start: Fraction | None,
-        end: Fraction | None,
-        overwrite: bool,
+        size: tuple[int, int] | None = None,
+        options: EncoderOptions = EncoderOptions(),  # noqa: B008 - frozen
+        settings: Mapping[str, str] | None = None,
+        keep_source: bool = True,
+        start: Seconds | None = None,
+        end: Seconds | None = None,
+        overwrite: bool = False,
     ) -> None:
-        self.path, self._size = path, size
+        """
+        Args:
+            path: must end in .mp4, .m4v or .mov.
+            info: of the source: ticks, rate, pixel aspect and color tags are taken over.
+            size: (width, height) of the frames that will come, even numbers; None: the source's.
+            options: how it is encoded.
+            settings: of the built-in encoder itself, over those that follow from `options`.
+            keep_source: take sound and metadata from the file `info.path`.
+            start, end: the part of the source that is written, for the sound; seconds.
+            overwrite: replace a file there.
+
+        Raises:
+            OptionError: the encoder cannot be used here, or the name ends otherwise.
+            OutputError: the file cannot be written.
+        """
+        self.path, self._size = Path(path), size or (info.width, info.height)
         self.warnings: list[str] = []
-        check_suffix(path, VIDEO_SUFFIXES, "a video")
-        self._target: _Target = FFmpegProgram(options) if options.ffmpeg else _BuiltIn(options, settings)
+        check_suffix(self.path, VIDEO_SUFFIXES, "a video")
+        self._target = FFmpegProgram(options) if options.ffmpeg else _BuiltIn(options, settings or {})
         self._last_tick: int | None = None
-        self._pending = AtomicOutput(path, overwrite=overwrite)
+        self._pending = AtomicOutput(self.path, overwrite=overwrite)
         self._cleanup = contextlib.ExitStack()
         try:
             with self._as_output_error():
-                container = "mov" if path.suffix.lower() == ".mov" else "mp4"
+                container = "mov" if self.path.suffix.lower() == ".mov" else "mp4"
                 self._output = self._target.open(self._pending.temporary.absolute(), container)
                 self._stream = self._add_stream(info)
                 self._audio: AudioTracks | None = None
                 if keep_source:
                     source = self._cleanup.enter_context(open_container(info.path))
                     self._copy_metadata(source, info)
+                    first = Fraction(start or 0)
                     self._audio = AudioTracks(
                         source,
                         self._output,
-                        info.start_time + (start or 0),
+                        info.start_time + first,
                         container=container,
                         cut_start=start is not None,
-                        duration=None if end is None else end - (start or 0),
+                        duration=None if end is None else Fraction(end) - first,
                     )
                     self.warnings = self._audio.warnings
                 self._target.start(self._output, self._stream, self._movie_timescale())
@@ -214,7 +165,7 @@ class VideoWriter:
         context.width, context.height = self._size
         context.time_base = stream.time_base = fine_time_base(info.time_base)
         context.sample_aspect_ratio = info.sample_aspect_ratio
-        for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
+        for tag in COLOR_TAGS:
             setattr(context, tag, getattr(info, tag))
         return stream
 
@@ -266,18 +217,20 @@ class VideoWriter:
 
 
 class _BuiltIn:
-    """FFmpeg's libraries, as PyAV brings them."""
+    """FFmpeg's libraries, as PyAV brings them; `FFmpegProgram` does the same by a program."""
 
     def __init__(self, options: EncoderOptions, settings: Mapping[str, str]) -> None:
         encoder = resolve_encoder(options)
         self._encoder = replace(encoder, options=encoder.options | dict(settings))
 
     def open(self, path: Path, container: str) -> OutputContainer:
+        """Open it for muxing; nothing is written yet."""
         self._container = container
         options = {"movflags": "+faststart"}
         return av.open(f"file:{path}", "w", format=container, container_options=options, metadata_errors="replace")
 
     def add_stream(self, output: OutputContainer, rate: Fraction) -> VideoStream:
+        """Add the video stream, its pixel format set."""
         name = self._encoder.name
         try:
             stream = output.add_stream(name, rate=rate, options=self._encoder.options)
@@ -295,6 +248,7 @@ class _BuiltIn:
         return stream
 
     def start(self, output: OutputContainer, stream: VideoStream, movie_timescale: int) -> None:
+        """Open the encoder and write the header. Raises `OptionError` where the encoder cannot be opened."""
         output.container_options["movie_timescale"] = str(movie_timescale)
         if self._encoder.name == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it writes to stderr past FFmpeg's logging
@@ -307,15 +261,17 @@ class _BuiltIn:
         output.start_encoding()
 
     def flush(self) -> None:
-        pass
+        """Hand on what was muxed. Raises `BrokenPipeError` where nobody takes it."""
 
     def finish(self) -> str | None:
+        """Wait until the file is complete, once all is muxed; a string says why it does not become so."""
         return None
 
     def abort(self) -> None:
-        pass
+        """Stop at once; what was written is worthless."""
 
     def reason(self, error: Exception) -> str:
+        """Why muxing failed, without a full stop."""
         return getattr(error, "strerror", None) or str(error)
 
 
@@ -325,3 +281,6 @@ def fine_time_base(time_base: Fraction) -> Fraction:
     while denominator < _MIN_TIMESCALE:
         denominator *= 2
     return Fraction(1, denominator)
+
+
+open_writer = VideoWriter

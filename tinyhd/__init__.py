@@ -20,28 +20,29 @@ from typing import TYPE_CHECKING, Any
 
 from tinyhd.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from tinyhd.errors import TinyHDError
-    from tinyhd.inference.backends import open_backend
-    from tinyhd.inference.predict import predict_frames, predict_video
-    from tinyhd.network.registry import list_models
-    from tinyhd.network.weights import load_model
+if TYPE_CHECKING:  # "as" tells type checkers that they are public
+    # ruff: isort: off
+    from tinyhd.errors import TinyHDError as TinyHDError
+    from tinyhd.inference.backends import open_backend as open_backend
+    from tinyhd.inference.predict import predict_frames as predict_frames, predict_video as predict_video
+    from tinyhd.network.registry import list_models as list_models
+    from tinyhd.network.weights import load_model as load_model
     from tinyhd.options import (
-        EncoderOptions,
-        InferenceOptions,
-        MomentOptions,
-        ReframeOptions,
-        RenderOptions,
-        RoiOptions,
+        EncoderOptions as EncoderOptions,
+        InferenceOptions as InferenceOptions,
+        MomentOptions as MomentOptions,
+        ReframeOptions as ReframeOptions,
+        RenderOptions as RenderOptions,
+        RoiOptions as RoiOptions,
     )
-    from tinyhd.pipeline.analyze import analyze
-    from tinyhd.pipeline.annotate import annotate
-    from tinyhd.pipeline.encode import encode
-    from tinyhd.pipeline.moments import moments
-    from tinyhd.pipeline.reframe import reframe
-    from tinyhd.pipeline.report import report
-    from tinyhd.saliency.track import SaliencyTrack
-    from tinyhd.video.reader import probe, read_frames
+    from tinyhd.pipeline.analyze import analyze as analyze
+    from tinyhd.pipeline.annotate import annotate as annotate
+    from tinyhd.pipeline.encode import encode as encode
+    from tinyhd.pipeline.moments import moments as moments
+    from tinyhd.pipeline.reframe import reframe as reframe
+    from tinyhd.pipeline.report import report as report
+    from tinyhd.saliency.track import SaliencyTrack as SaliencyTrack
+    from tinyhd.video.reader import probe as probe, read_frames as read_frames
 
 _MODULES = {
     "EncoderOptions": "options",
@@ -67,29 +68,7 @@ _MODULES = {
     "report": "pipeline.report",
 }
 
-__all__ = [
-    "EncoderOptions",
-    "InferenceOptions",
-    "MomentOptions",
-    "ReframeOptions",
-    "RenderOptions",
-    "RoiOptions",
-    "SaliencyTrack",
-    "TinyHDError",
-    "analyze",
-    "annotate",
-    "encode",
-    "list_models",
-    "load_model",
-    "moments",
-    "open_backend",
-    "predict_frames",
-    "predict_video",
-    "probe",
-    "read_frames",
-    "reframe",
-    "report",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -72,11 +72,6 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 def choices(cls: type) -> dict[str, Choice]:
     """The `Choice` of each field of a dataclass that has one, by name."""
-    return _choices(cls)
-
-
-@functools.cache
-def _choices(cls: type) -> dict[str, Choice]:
     return {field.name: field.metadata["choice"] for field in dataclasses.fields(cls) if "choice" in field.metadata}
 
 

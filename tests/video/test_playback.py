@@ -9,22 +9,20 @@ import pytest
 from makers import Made, read_barcode
 
 from tinyhd.errors import InputError, OutputError
-from tinyhd.video.playback import FrameClock, browser_plays, reencode
-from tinyhd.video.reader import open_video, probe, read_frames
+from tinyhd.video.playback import browser_plays, constant_rate, reencode
+from tinyhd.video.reader import probe, read_frames
 
 
-def clock(path: Path) -> FrameClock:
-    with open_video(path) as reader:
-        found = FrameClock(reader.info)
-        for frame in reader:
-            found.add(frame)
-    return found
+def clock_error(path: Path) -> float:
+    """How far frames lie at most from where a viewer looks for them that counts at a constant rate, in frames."""
+    rate = constant_rate(probe(path))
+    return max(abs(float(frame.time * rate - frame.index)) for frame in read_frames(path))
 
 
 @pytest.mark.parametrize("maker", [makers.plain, makers.foreign_audio, makers.odd_size])
 def test_a_constant_rate_stays_frame_for_frame(maker: Callable[[Path], Made], tmp_path: Path) -> None:
     made = maker(tmp_path)
-    assert clock(made.path).is_constant
+    assert clock_error(made.path) <= 0.5
     copy = tmp_path / "copy.mp4"
     assert reencode(made.path, copy) == len(made.numbers or [])
     frames = list(read_frames(copy))
@@ -36,14 +34,12 @@ def test_a_constant_rate_stays_frame_for_frame(maker: Callable[[Path], Made], tm
 @pytest.mark.parametrize("maker", [makers.vfr, makers.late_video])
 def test_each_tick_shows_what_the_source_shows_then(maker: Callable[[Path], Made], tmp_path: Path) -> None:
     made = maker(tmp_path)
-    assert not clock(made.path).is_constant
+    assert clock_error(made.path) > 0.5
     copy = tmp_path / "copy.mp4"
     reported: list[int] = []
     count = reencode(made.path, copy, progress=reported.append)
     assert reported == list(range(1, count + 1))
-    found = clock(copy)
-    assert found.is_constant
-    assert found.error_seconds < 0.001
+    assert clock_error(copy) < 0.025
     assert made.times is not None
     times = [float(time) for time in made.times]
     half = 0.5 / float(probe(made.path).frame_rate or 25)

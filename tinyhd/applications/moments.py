@@ -188,16 +188,16 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.clip((np.abs(one - other).mean() - _SAME) / (_UNLIKE - _SAME), 0, 1))
 
 
-def focused_spans(curve: FocusCurve, above: float = FOCUSED) -> list[Span]:
-    """Stretches of focused attention: from where the smoothed focus rises to `above` to where it falls 5 points below
+def focused_spans(curve: FocusCurve) -> list[Span]:
+    """Stretches of focused attention: from where the smoothed focus rises to `FOCUSED` to where it falls 5 points below
     it, or the shot ends; those of half a second and more, in order of time."""
-    return _spans(curve, curve.smooth, above)
+    return _spans(curve, curve.smooth, FOCUSED)
 
 
-def scattered_spans(curve: FocusCurve, below: float = SCATTERED) -> list[Span]:
-    """Stretches where attention is lost: from where the smoothed focus falls to `below` to where it rises 5 points
+def scattered_spans(curve: FocusCurve) -> list[Span]:
+    """Stretches where attention is lost: from where the smoothed focus falls to `SCATTERED` to where it rises 5 points
     above it, or the shot ends; those of half a second and more, in order of time."""
-    return _spans(curve, -curve.smooth, -below)
+    return _spans(curve, -curve.smooth, -SCATTERED)
 
 
 def _spans(curve: FocusCurve, values: np.ndarray, above: float) -> list[Span]:

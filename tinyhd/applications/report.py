@@ -109,8 +109,6 @@ def figures(
     *,
     name: str | None = None,
     threshold: float = ATTENDED_SHARE,
-    start: float | None = None,
-    end: float | None = None,
 ) -> VideoFigures:
     """Attention in a video, at its track's samples.
 
@@ -119,15 +117,13 @@ def figures(
         regions: places of interest, resting or moving.
         name: of the video, where its file's name will not do.
         threshold: share of the attention, above 0 and below 1, from which on a region counts as attended.
-        start, end: only this part, seconds after the container's start.
 
     Raises:
-        InputError: there is no sample between start and end.
         OptionError: the threshold is not allowed.
     """
     if not 0 < threshold < 1:
         raise OptionError(f"the threshold is {threshold:g}; it must be above 0 and below 1.")
-    curve = focus_curve(track, start, end)
+    curve = focus_curve(track)
     times = curve.times
     typical = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     weights = np.diff(times, append=times[-1] + typical)

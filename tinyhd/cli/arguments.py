@@ -3,14 +3,12 @@
 import argparse
 import re
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any
 
-from tinyhd.choices import Options, choices, convert, field_types
+from tinyhd.choices import Options, OptionsT, choices, convert, field_types
 from tinyhd.errors import OptionError
 from tinyhd.options import BatchOptions
 from tinyhd.version import __version__
-
-OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Options]) -> None:

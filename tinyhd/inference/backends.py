@@ -132,7 +132,18 @@ def _may_have_gpu() -> bool:
     return True
 
 
-class OpenVinoBackend:
+class NetworkBackend:
+    """What a backend says of its network; see `Backend`."""
+
+    def __init__(self, config: TinyHDConfig, name: str, hash: str) -> None:
+        self.config = config
+        self.maps_per_clip, self.map_shape = config.maps_per_clip, config.map_shape
+        self.equalize = config.maps_per_clip > 1
+        self.display_scale, self.sampling_rate = config.display_scale, config.sampling_rate
+        self.model_name, self.model_hash = name, hash
+
+
+class OpenVinoBackend(NetworkBackend):
     """OpenVINO on the CPU; clip by clip, as more at once are no faster.
 
     Args:
@@ -151,7 +162,7 @@ class OpenVinoBackend:
 
         core = openvino.Core()
         with _converted(file) as (folder, facts):
-            config = TinyHDConfig(**facts["config"])
+            super().__init__(TinyHDConfig(**facts["config"]), file.name, file.hash)
             if precision == "auto":
                 precision = "bfloat16" if facts["bfloat16"] and _can(core, "bfloat16") else "float32"
             if not _can(core, precision):
@@ -160,13 +171,6 @@ class OpenVinoBackend:
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
         self.precision = precision
-        self.config = config
-        self.maps_per_clip = config.maps_per_clip
-        self.equalize = config.maps_per_clip > 1
-        self.map_shape = config.map_shape
-        self.display_scale = config.display_scale
-        self.sampling_rate = config.sampling_rate
-        self.model_name, self.model_hash = file.name, file.hash
 
     def __call__(self, clips: np.ndarray) -> np.ndarray:
         """See `Backend`."""

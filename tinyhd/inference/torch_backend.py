@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tinyhd.errors import OptionError
-from tinyhd.inference.backends import Backend, open_backend
+from tinyhd.inference.backends import Backend, NetworkBackend, open_backend
 from tinyhd.network.convert import inference_copy
 from tinyhd.network.model import TinyHD
 from tinyhd.network.registry import ModelFile
@@ -31,7 +31,7 @@ class DeviceError(OptionError):
     """A GPU does not work, or is out of memory."""
 
 
-class TorchBackend:
+class TorchBackend(NetworkBackend):
     """PyTorch's eager mode, on the device where the model lives; with the weights that the model has now.
 
     Where a GPU is out of memory for a batch, batches are halved from there on.
@@ -52,16 +52,10 @@ class TorchBackend:
             raise OptionError(f"precision is {precision!r}; it must be one of {', '.join(DTYPES)}.")
         if precision == "float16" and self.device.type == "cpu":
             raise OptionError("precision float16 is for GPUs; on a CPU use float32 or bfloat16.")
+        super().__init__(model.config, name, hash or fingerprint(model))
         self.precision = precision
         self.model = inference_copy(model, plain=self.device.type == "cpu")
         self.batch_size = 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
-        self.config = model.config
-        self.maps_per_clip = model.config.maps_per_clip
-        self.equalize = model.config.maps_per_clip > 1
-        self.map_shape = model.config.map_shape
-        self.display_scale = model.config.display_scale
-        self.sampling_rate = model.config.sampling_rate
-        self.model_name, self.model_hash = name, hash or fingerprint(model)
         self.reduced_to: int | None = None
         """Clips at once, after memory has run out."""
 
@@ -126,16 +120,14 @@ class TorchBackend:
         return f"PyTorch on {self.device}, {self.precision}"
 
 
-class FallbackBackend:
+class FallbackBackend(NetworkBackend):
     """A backend on a GPU that `auto` has found; once that fails, the CPU computes, from the failed batch on."""
 
     def __init__(self, first: TorchBackend, open_second: Callable[[], Backend]) -> None:
+        super().__init__(first.config, first.model_name, first.model_hash)
         self._current: Backend = first
         self._open_second = open_second
         self.batch_size = first.batch_size
-        self.maps_per_clip, self.map_shape, self.equalize = first.maps_per_clip, first.map_shape, first.equalize
-        self.display_scale, self.sampling_rate = first.display_scale, first.sampling_rate
-        self.model_name, self.model_hash = first.model_name, first.model_hash
 
     def __call__(self, clips: np.ndarray) -> np.ndarray:
         """See `Backend`."""

@@ -9,21 +9,15 @@ from tinyhd.errors import OptionError
 CLIP_LENGTH = 16
 """Frames that the network sees at once."""
 
-
 MAP_HEIGHT, MAP_WIDTH = 192, 256
 """Size in pixels of the frames that the published models were trained on, and of the maps they give."""
-
 
 CLIP_SHAPE = (3, CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH)
 """Of one clip, as the network takes it."""
 
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's RGB values in [0, 1], which inputs are normalized with."""
-
 
 DECODERS = ("d1", "d2", "d3")
 
@@ -68,11 +62,6 @@ class TinyHDConfig:
             raise OptionError(f"output_stride is {self.output_stride!r}; it must be 1, 2 or 4.")
         if not 0 <= self.sampling_rate < math.inf:
             raise OptionError(f"sampling_rate is {self.sampling_rate!r}; it must be 0 or more.")
-
-    @property
-    def clip_length(self) -> int:
-        """Frames per clip."""
-        return CLIP_LENGTH
 
     @property
     def maps_per_clip(self) -> int:

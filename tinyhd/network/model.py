@@ -26,24 +26,14 @@ class TinyHDOutput:
     """d1: (N, 4, H, W), its four hierarchical maps; d2 and d3: (N, K, H, W)."""
 
 
-# (hidden, out, depthwise stride) of layers 2..17 at channel reduction 1; residual: stride 1 and channels match
-_ENCODER_BLOCKS: tuple[tuple[int, int, tuple[int, int, int]], ...] = (
-    (96, 24, (1, 2, 2)),
-    (144, 24, (1, 1, 1)),
-    (144, 32, (2, 2, 2)),
-    (192, 32, (1, 1, 1)),
-    (192, 32, (1, 1, 1)),
-    (192, 64, (2, 2, 2)),
-    (384, 64, (1, 1, 1)),
-    (384, 64, (1, 1, 1)),
-    (384, 64, (1, 1, 1)),
-    (384, 96, (1, 1, 1)),
-    (576, 96, (1, 1, 1)),
-    (576, 96, (1, 1, 1)),
-    (576, 160, (1, 2, 2)),
-    (960, 160, (1, 1, 1)),
-    (960, 160, (1, 1, 1)),
-    (960, 320, (1, 1, 1)),
+# MobileNetV2's stages, inflated: (channels, blocks, stride of the first one) at channel reduction 1
+_ENCODER_STAGES: tuple[tuple[int, int, tuple[int, int, int]], ...] = (
+    (24, 2, (1, 2, 2)),
+    (32, 3, (2, 2, 2)),
+    (64, 4, (2, 2, 2)),
+    (96, 3, (1, 1, 1)),
+    (160, 3, (1, 2, 2)),
+    (320, 1, (1, 1, 1)),
 )
 
 
@@ -53,23 +43,20 @@ class Encoder(nn.Module):
     def __init__(self, config: TinyHDConfig) -> None:
         super().__init__()
         rc = config.channel_reduction
-        stem, first = 32 // rc, 16 // rc
+        stem, channels = 32 // rc, 16 // rc
         layers: list[nn.Module] = [
             ConvNorm(3, stem, (3, 3, 3), (2, 2, 2), (1, 1, 1)),
-            InvertedResidual(stem, stem, first, expand=False),
+            InvertedResidual(stem, stem, channels, expand=False),
         ]
-        channels = first
-        for index, (hidden, out, stride) in enumerate(_ENCODER_BLOCKS, start=2):
+        blocks = [(out // rc, first if k == 0 else (1, 1, 1)) for out, n, first in _ENCODER_STAGES for k in range(n)]
+        for index, (out, stride) in enumerate(blocks, start=2):
             kernel, padding = (3, 3, 3), (1, 1, 1)
             if config.multi_output and index >= 14:  # M: the clip's time shrinks to one step here
                 kernel, padding = ((2, 3, 3) if index == 14 else (1, 3, 3)), (0, 1, 1)
-            out //= rc
             residual = stride == (1, 1, 1) and channels == out
             layers.append(
                 InvertedResidual(
-                    channels,
-                    hidden // rc,
-                    out,
+                    *(channels, 6 * channels, out),
                     kernel_size=kernel,
                     stride=stride,
                     padding=padding,

@@ -17,10 +17,8 @@ from tinyhd.network.config import TinyHDConfig
 PUBLISHED_URL = "https://raw.githubusercontent.com/feiyanhu/tinyHD/2657310/weights"
 """Where the authors' files are fetched from; the environment variable TINYHD_WEIGHTS_URL names another place."""
 
-
 TIMEOUT_SECONDS = 30.0
 """Longest wait for the server, for the connection and for each piece of the file."""
-
 
 MAX_FETCH_BYTES = 128 * 2**20
 """More than any published file has; a fetch ends there."""
@@ -74,7 +72,6 @@ def _published(variant: str, blob: str, dataset: str, config: TinyHDConfig | Non
 
 _M_RC1_ORDER = ("d2", "d3", "d1")  # this one file was trained with it, and no tensor shows it
 
-
 MODELS: dict[str, ModelInfo] = {
     info.name: info
     for info in (
@@ -112,7 +109,6 @@ MODELS: dict[str, ModelInfo] = {
     )
 }
 """All named models."""
-
 
 DEFAULT_MODEL: str | None = "tinyhd-m"
 """Name of the model that comes with the package and is used where none is named."""

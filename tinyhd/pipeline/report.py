@@ -69,10 +69,8 @@ def report(
         tracks: what `analyze` made of each video: the network is not run.
         threshold: share of the attention from which on a region counts as attended, above 0 and below 1.
         title: of the page.
-        inference: which model, where, on which frames.
-        backend: what `open_backend` gave, to be used again.
-        overwrite: replace files that exist; inputs are never overwritten.
-        progress: called after every frame that is analyzed, of one video after the other; what it raises ends the work.
+
+    The rest is as for `annotate`.
 
     Raises:
         InputError: an input, a track or regions cannot be read, they do not belong together, or it is a still image.

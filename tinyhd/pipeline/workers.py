@@ -91,7 +91,6 @@ class _Worker:
     pipe: Connection
     step: Step | None = None
     began: float = 0.0
-    is_ready: bool = False
 
 
 class _Pool:

@@ -97,24 +97,3 @@ def _on_ticks(frames: Iterable[Frame], rate: Fraction) -> Iterator[Frame]:
         shown = frame
     if shown is not None:
         yield shown
-
-
-class FrameClock:
-    """How far the frames of a video lie from where a viewer looks for them that counts at a constant rate.
-
-    Attributes:
-        error_seconds: the largest distance so far; 0 for a constant rate that starts at 0.
-    """
-
-    def __init__(self, info: VideoInfo) -> None:
-        self._rate = constant_rate(info)
-        self.error_seconds = 0.0
-
-    def add(self, frame: Frame) -> None:
-        """Take the next frame."""
-        self.error_seconds = max(self.error_seconds, abs(float(frame.time - frame.index / self._rate)))
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether every frame lies within half a frame's duration of its place."""
-        return self.error_seconds <= 0.5 / float(self._rate)

@@ -14,6 +14,8 @@ if _IS_COMPLETE:
         operators.RenderSaliency,
         operators.AnnotateVideos,
         operators.ReframeVideos,
+        operators.EncodeVideos,
+        operators.Moments,
         operators.ReencodeVideos,
         operators.Report,
         upkeep.CancelSaliency,

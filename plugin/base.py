@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import fiftyone as fo
 import fiftyone.operators as foo
@@ -14,24 +14,55 @@ from fiftyone.operators.executor import ExecutionRunState
 from tqdm import tqdm
 
 from tinyhd.errors import TinyHDError
+from tinyhd.options import InferenceOptions
 
 from . import forms
-from .media import check_videos, dataset_of
+from .media import check_videos, dataset_of, default_folder
 from .progress import Progress, RunSummary
 from .runs import HEARTBEAT_SECONDS
+from .settings import Parameters, VideoSettings, check_model
 from .work import Watched
 
 OF_THE_FORM = ("view_target", "no_stream", forms.ADVANCED, "panel_id", "panel_state")
 """What comes with an operator's parameters and is none."""
 
 
+Work = Callable[..., Generator[Progress, None, RunSummary]]
+"""`work(samples, settings, is_stopped=...)` does an operator's work."""
+
+
 class VideoOperator(foo.Operator):
     """Work on videos, one after the other: with progress in the App, delegated, or for a caller that waits."""
 
-    target = "Process"
+    shown_as: ClassVar[dict[str, str]]
+    """Name, label, description and icon."""
+    target: ClassVar[str]
     """What is done to the videos that the form lets choose."""
-    opens = ""
+    parameters: ClassVar[type[Parameters]]
+    blamed: ClassVar[str] = "name"
+    """The input that is marked where an error names none."""
+    folder: ClassVar[str] = ""
+    """Where files go, beside the media; none: as the parameter `name`."""
+    opens: ClassVar[str] = ""
     """The panel that shows what was made."""
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return foo.OperatorConfig(
+            **self.shown_as,
+            dynamic=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+            risk_level=types.RiskLevel.MEDIUM,
+        )
+
+    def work_of(self) -> Work:
+        """What does the work; imported when it is needed only."""
+        raise NotImplementedError
+
+    def made_fields(self, params: dict[str, Any]) -> list[str]:
+        """Fields to show in the App afterwards."""
+        return []
 
     def work(self, ctx: foo.ExecutionContext, is_stopped: Callable[[], bool]) -> Generator[Progress, None, RunSummary]:
         """The work that the form asks for."""
@@ -42,15 +73,9 @@ class VideoOperator(foo.Operator):
         self, samples: SampleCollection, params: dict[str, Any], is_stopped: Callable[[], bool]
     ) -> Generator[Progress, None, RunSummary]:
         """The work on some videos."""
-        raise NotImplementedError
+        return self.work_of()(samples, self.parameters.from_params(params), is_stopped=is_stopped)
 
-    def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
-        """The form's own inputs."""
-        raise NotImplementedError
-
-    def shown(self, params: dict[str, Any]) -> list[str]:
-        """Fields to show in the App afterwards."""
-        return []
+    # ---- the form
 
     def resolve_input(self, ctx: foo.ExecutionContext) -> types.Property:
         inputs = types.Object()
@@ -63,6 +88,49 @@ class VideoOperator(foo.Operator):
         else:
             self.fill(ctx, inputs, samples)
         return types.Property(inputs, view=types.View(label=self.config.label))
+
+    def fill(self, ctx: foo.ExecutionContext, inputs: types.Object, samples: SampleCollection) -> None:
+        """The form's own inputs."""
+        self.ask(ctx, inputs, samples)
+
+    def ask(
+        self,
+        ctx: foo.ExecutionContext,
+        inputs: types.Object,
+        samples: SampleCollection,
+        earlier: dict[str, Any] | None = None,
+    ) -> Any:
+        """Inputs for all parameters; what the form holds, or None where something is wrong with it, which it tells.
+
+        Args:
+            earlier: values of what is left empty, in the place of the parameters' own.
+        """
+        first = samples.limit(1).values("filepath")
+        folder = self.folder or ctx.params.get("name") or self.parameters.name
+        beside = default_folder(ctx.dataset, first[0], folder) if first else "beside the media"
+        described = dict.fromkeys(("maps_dir", "output_dir"), f"on the server; if none is named: {beside}")
+        labels, without = {}, ()
+        if ctx.dataset.media_type == "group" and issubclass(self.parameters, VideoSettings):
+            labels["name"], described["name"] = "Group slice", "the new videos become this slice of each group"
+            without = ("results",)
+        made = forms.parameter_inputs(ctx, inputs, self.parameters, labels, described, without, earlier or {})
+        given = {k: value for k, value in ctx.params.items() if k not in OF_THE_FORM and value not in (None, "")}
+        try:
+            settings = self.parameters.from_params((earlier or {}) | given)
+            self.validate(ctx.dataset, settings)
+        except TinyHDError as error:
+            forms.warning(inputs, "problem", str(error))
+            named = next((name for name in made if name in str(error).split()), self.blamed)
+            made[named].invalid, made[named].error_message = True, str(error)
+            return None
+        return settings
+
+    def validate(self, dataset: fo.Dataset, settings: Any) -> None:
+        """Raises `TinyHDError` where the work could not begin."""
+        if InferenceOptions in self.parameters.groups().values():
+            check_model(settings.inference)
+
+    # ---- ways to run it
 
     def resolve_output(self, ctx: foo.ExecutionContext) -> types.Property | None:
         # nothing where the work goes on by itself: the panel shows it, and the App stays free
@@ -82,7 +150,7 @@ class VideoOperator(foo.Operator):
         return {}
 
     def _watch(self, dataset: fo.Dataset, params: dict[str, Any]) -> Watched:
-        return Watched(dataset, self.config.label, self.shown(params), self.opens)
+        return Watched(dataset, self.config.label, self.made_fields(params), self.opens)
 
     def __call__(self, samples: SampleCollection, *, delegate: bool = False, **params: Any) -> Any:
         """Do the work from Python, with a progress bar.
@@ -105,17 +173,6 @@ class VideoOperator(foo.Operator):
 
             watched = self._watch(dataset_of(samples), params)
             return watched.run(partial(self.start, samples, params), report).to_dict()
-
-
-def work_config(**shown: str) -> foo.OperatorConfig:
-    """Of a `VideoOperator`: its name, label, description and icon, and what all of them have in common."""
-    return foo.OperatorConfig(
-        **shown,
-        dynamic=True,
-        allow_immediate_execution=True,
-        allow_delegated_execution=True,
-        risk_level=types.RiskLevel.MEDIUM,
-    )
 
 
 class _DelegatedOperation:

@@ -39,12 +39,12 @@ from .media import (
     THUMBNAIL,
     all_videos,
     app_frames,
-    app_number,
     app_rate,
     check_videos,
     dataset_of,
     default_folder,
     metadata_of,
+    time_labels,
     without_faint,
 )
 from .progress import Cancelled, Progress, ProgressTracker, RunSummary, count
@@ -326,7 +326,7 @@ class _Video:
             if fills:
                 self._set("metadata", metadata_of(self._info, summary.frame_count))
             self._set(self._fields.error, None)
-            self._set(self._fields.moments, fo.TemporalDetections(detections=self._moments()))
+            self._set(self._fields.moments, self._moments())
             self._set(self._fields.stats, stats)
         except BaseException:
             shutil.rmtree(self._target, ignore_errors=True)
@@ -353,20 +353,12 @@ class _Video:
             }
             self._videos.set_values(self._fields.heatmap, {self._id: labels}, key_field="id", expand_schema=False)
 
-    def _moments(self) -> list[fo.TemporalDetection]:
+    def _moments(self) -> fo.TemporalDetections:
         """Labels on the time line."""
-
-        def label(name: str, start: float, end: float, score: float) -> fo.TemporalDetection:
-            first, last = (app_number(self._info, self._rate, time) for time in (start, end))
-            first = min(max(first, 1), len(self._shown))
-            support = [first, min(max(last, first), len(self._shown))]
-            return fo.TemporalDetection(label=name, support=support, confidence=score)
-
         peaks = most_promising(find_peaks(self._curve), MOMENTS)
-        found = [label("key moment", p.start_seconds, p.end_seconds, p.focus / 100) for p in peaks]
-        for name, spans in (("focused", focused_spans(self._curve)), ("scattered", scattered_spans(self._curve))):
-            found += [label(name, span.start_seconds, span.end_seconds, span.score) for span in spans]
-        return found
+        found = [(peak.start_seconds, peak.end_seconds, peak.focus / 100) for peak in peaks]
+        spans = focused_spans(self._curve), scattered_spans(self._curve)
+        return time_labels(self._info, self._rate, len(self._shown), found, *spans)
 
 
 _SMOOTHED = ("entropy_bits", "spread", "center_share")

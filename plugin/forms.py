@@ -1,17 +1,18 @@
 """Pieces of forms that several operators share."""
 
 import dataclasses
+import typing
 from typing import Any
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
 import tinyhd
-from tinyhd.choices import choices, field_types
-from tinyhd.options import COLORMAPS, InferenceOptions
+from tinyhd.choices import Choice, choices, field_types
+from tinyhd.options import COLORMAPS, EncoderOptions, InferenceOptions
 
 from .runs import list_runs
-from .settings import detection_fields
+from .settings import Parameters, detection_fields
 
 ADVANCED = "advanced"
 """The switch that shows more of a form; not a parameter."""
@@ -22,12 +23,16 @@ _LABELS = {
     "normalize": "Full brightness is",
     "colormap": "Color map",
     "maps_dir": "Folder for the maps",
-    "output_dir": "Folder for the videos",
+    "output_dir": "Output folder",
     "stride": "Store a map every N frames",
     "skip_existing": "Skip videos that are done",
     "skip_failures": "Skip videos that failed before",
     "cuts": "Look for shot cuts",
     "name": "Name",
+    "keep": "Detections to keep",
+    "apart": "Seconds apart",
+    "pictures": "Write pictures",
+    "strength": "Strength",
     "results": "Where the new videos go",
     "boxes": "Show the crop on the source",
     "aspect": "Aspect",
@@ -46,7 +51,6 @@ _HELP = {
     "model": "a name, or the path of a .safetensors or .pth file on the server; if none is named: the embedded model",
     "normalize": "frame: each frame's maximum, smoothed over a second; video: the whole video's, to compare its "
     "moments; none: one value for all, to compare videos",
-    "aspect": "width to height of the result, such as 9:16, which is the default",
     "size": "of the result in pixels, such as 1080x1920, even numbers; if none is named: that of the crop",
     "pad": "where the crop would hold less attention than the least share, or not all of the detections to keep, take "
     "a wider one and fill the rest with a blurred copy or a color",
@@ -69,80 +73,75 @@ def warning(inputs: types.Object, name: str, text: str) -> None:
     prop.error_message = text
 
 
-def option_inputs(
+def parameter_inputs(
+    ctx: foo.ExecutionContext,
     inputs: types.Object,
-    kind: type,
-    *,
-    advanced: bool = False,
-    labels: dict[str, str] | None = None,
-    descriptions: dict[str, str] | None = None,
-    without: tuple[str, ...] = (),
-    defaults: dict[str, Any] | None = None,
+    kind: type[Parameters],
+    labels: dict[str, str],
+    descriptions: dict[str, str],
+    without: tuple[str, ...],
+    defaults: dict[str, Any],
 ) -> dict[str, types.Property]:
-    """An input for each option of a dataclass, by name: those of its `choices`, plain or advanced ones.
+    """An input for each of an operator's parameters, by name: what the operator is about, then its own, then which
+    model computes where, and how videos are encoded; behind a switch the advanced ones.
 
     Args:
         labels, descriptions, defaults: in the place of the options' own, by name.
         without: names that are left out.
     """
-    defaults = {entry.name: entry.default for entry in dataclasses.fields(kind)} | (defaults or {})
-    made = {}
-    for name, choice in choices(kind).items():
-        if choice.advanced != advanced or choice.runs_program or name in without:
-            continue
-        value_type, default = field_types(kind)[name], defaults[name]
-        help = (descriptions or {}).get(name) or _HELP.get(name) or choice.help
-        shown: dict[str, Any] = {
-            "label": (_LABELS | (labels or {})).get(name, name.replace("_", " ").capitalize()),
-            "default": default,
-        }
-        about = help[0].upper() + help[1:]
-        if not about.startswith(shown["label"]):
-            shown["description"] = about
-        if choice.allowed:
-            made[name] = inputs.enum(name, choice.allowed, **shown)
-        elif value_type is bool:
-            made[name] = inputs.bool(name, **shown)
-        elif value_type in (int, float):
-            add = inputs.int if value_type is int else inputs.float
-            made[name] = add(name, min=choice.minimum, max=choice.maximum, **shown)
-        else:
-            suggested = _SUGGESTED.get(name)
-            made[name] = inputs.str(name, view=_suggestions(suggested) if suggested else None, **shown)
+    groups = list(kind.groups().values())
+    common = [group for group in (InferenceOptions, EncoderOptions) if group in groups]
+    parts = [*(group for group in groups if group not in common), kind, *common]
+    made: dict[str, types.Property] = {}
+    for advanced in (False, True):
+        for part in parts:
+            own = {entry.name: entry.default for entry in dataclasses.fields(part)} | defaults
+            for name, choice in choices(part).items():
+                if choice.advanced != advanced or choice.runs_program or name in without:
+                    continue
+                label = (_LABELS | labels).get(name) or _sentence(name.replace("_", " "))
+                shown = {"label": label, "default": own[name]}
+                about = _sentence(descriptions.get(name) or _HELP.get(name) or choice.help)
+                if not about.startswith(label):
+                    shown["description"] = about
+                prop = _input(ctx, inputs, name, field_types(part)[name], choice, shown)
+                if prop:
+                    made[name] = prop
+        if advanced or InferenceOptions not in parts:
+            break
+        about = "GPU batches, precision, sampling, bit rate, preset ..."
+        inputs.bool(ADVANCED, default=False, label="Advanced", description=about)
+        if not ctx.params.get(ADVANCED):
+            break
     return made
 
 
-def inference_inputs(
-    ctx: foo.ExecutionContext, inputs: types.Object, *more: type, defaults: dict[str, Any] | None = None
-) -> dict[str, types.Property]:
-    """Inputs for which model computes where; with those of further options, and behind a switch the advanced ones."""
-    made = option_inputs(inputs, InferenceOptions, defaults=defaults)
-    for kind in more:
-        made |= option_inputs(inputs, kind)
-    inputs.bool(ADVANCED, default=False, label="Advanced", description="GPU batches, precision, sampling, encoder ...")
-    if ctx.params.get(ADVANCED):
-        for kind in (InferenceOptions, *more):
-            made |= option_inputs(inputs, kind, advanced=True, defaults=defaults)
-    return made
+def _sentence(text: str) -> str:
+    """With a capital, and options without the command line's dashes."""
+    return text[0].upper() + text[1:].replace("--", "")
 
 
-def detection_inputs(
-    ctx: foo.ExecutionContext,
-    inputs: types.Object,
-    name: str,
-    label: str,
-    about: str,
-    default: list[str] | None = None,
-) -> None:
-    """A choice among the frame fields with detections, where there are any."""
-    found = detection_fields(ctx.dataset)
-    if not found:
-        return
-    offered = types.Choices()
-    for field in found:
-        offered.add_choice(field, label=field)
-    view = types.DropdownView(multiple=True, choices=offered.choices)
-    inputs.list(name, types.String(), label=label, description=about, view=view, default=default)
+def _input(
+    ctx: foo.ExecutionContext, inputs: types.Object, name: str, kind: Any, choice: Choice, shown: dict[str, Any]
+) -> types.Property | None:
+    """The input for an option of a type; None: there is nothing to choose from."""
+    if choice.allowed:
+        return inputs.enum(name, choice.allowed, **shown)
+    if kind is bool:
+        return inputs.bool(name, **shown)
+    if kind in (int, float):
+        add = inputs.int if kind is int else inputs.float
+        return add(name, min=choice.minimum, max=choice.maximum, **shown)
+    if typing.get_origin(kind) is tuple:  # names of fields with detections
+        offered = types.Choices()
+        for field in detection_fields(ctx.dataset):
+            offered.add_choice(field, label=field)
+        if not offered.choices:
+            return None
+        view = types.DropdownView(multiple=True, choices=offered.choices)
+        return inputs.list(name, types.String(), view=view, **shown)
+    suggested = _SUGGESTED.get(name)
+    return inputs.str(name, view=_suggestions(suggested) if suggested else None, **shown)
 
 
 def _suggestions(names: Any) -> types.AutocompleteView:

@@ -15,6 +15,7 @@ from fiftyone.core.collections import SampleCollection
 from fiftyone.core.patches import PatchesView
 from fiftyone.core.video import FramesView
 
+from tinyhd.applications.moments import Span
 from tinyhd.errors import OptionError
 from tinyhd.pipeline.analyze import Prediction
 from tinyhd.video.frame import VideoInfo
@@ -109,6 +110,35 @@ def app_frames(
         waiting = prediction
     if waiting is not None:
         yield range(first, first + 1), waiting
+
+
+def last_number(metadata: Any, frames: int) -> int:
+    """The number of a video's last frame in the App: by its metadata, where it has some, or the number of frames."""
+    return getattr(metadata, "total_frame_count", None) or frames
+
+
+def time_labels(
+    info: VideoInfo,
+    rate: Fraction,
+    last: int,
+    moments: Iterable[tuple[float, float, float]],
+    focused: Iterable[Span],
+    scattered: Iterable[Span],
+) -> fo.TemporalDetections:
+    """Key moments and spans as labels on the App's time line.
+
+    Args:
+        rate, last: as `app_rate` and `last_number` give them.
+        moments: start and end in seconds after the container's start, and the score, 0 to 1.
+    """
+    rows = [("key moment", *moment) for moment in moments]
+    for name, spans in (("focused", focused), ("scattered", scattered)):
+        rows += [(name, span.start_seconds, span.end_seconds, span.score) for span in spans]
+    labels = []
+    for name, start, end, score in rows:
+        first, final = (min(max(app_number(info, rate, time), 1), last) for time in (start, end))
+        labels.append(fo.TemporalDetection(label=name, support=[first, final], confidence=score))
+    return fo.TemporalDetections(detections=labels)
 
 
 def metadata_of(info: VideoInfo, frames: int | None = None) -> fo.VideoMetadata:

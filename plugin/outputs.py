@@ -1,24 +1,23 @@
-"""New files for a dataset's videos: made one after the other, put into the dataset, and taken back."""
+"""New files for a dataset's videos: made one after the other, and put into the dataset."""
 
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
-from tinyhd.errors import OptionError
 from tinyhd.files import make_folder
+from tinyhd.pipeline.batch import Job, Result, run_job
 
-from .media import all_videos, dataset_of, default_folder, delete_empty_frames, metadata_of
+from .compute import find_track
+from .media import all_videos, dataset_of, default_folder, metadata_of
 from .progress import REPORT_SECONDS, Cancelled, Progress, ProgressTracker, RunSummary
-from .settings import VideoSettings
+from .settings import FileSettings, VideoSettings
 
 T = TypeVar("T")
 
@@ -32,7 +31,7 @@ Work = Callable[[str, str, Path, Callable[[int, int | None], None]], int | None]
 """`work(sample id, path, output, progress)` gives the number of frames written, None where nothing was to be done."""
 
 
-def _tag(mark: str) -> str:
+def tag_of(mark: str) -> str:
     """In the names of files made under a name."""
     return f".{mark}-"
 
@@ -70,7 +69,7 @@ def for_each_video(
             try:
                 make_folder(target)
                 # the id keeps videos of the same name apart, also those of later runs
-                output = target.absolute() / f"{Path(path).stem}{_tag(mark)}{sample_id[-8:]}.mp4"
+                output = target.absolute() / f"{Path(path).stem}{tag_of(mark)}{sample_id[-8:]}.mp4"
                 frames = yield from in_thread(
                     lambda progress, s=sample_id, p=path, o=output: work(s, p, o, progress), meter, is_stopped
                 )
@@ -116,20 +115,20 @@ def in_thread(
         return future.result()
 
 
-# ---- where new videos go in the dataset
+# ---- where it goes in the dataset
 
 
 class Target(Protocol):
-    """Where the new videos of an operator go."""
+    """Where in a dataset goes what an operator makes of its videos."""
 
     def is_own(self, sample_id: str) -> bool:
-        """Whether a sample is one of them."""
+        """Whether a sample is itself of that."""
 
     def has(self, sample_id: str) -> bool:
-        """Whether there is one for a sample."""
+        """Whether it is there for a sample."""
 
-    def add(self, sample_id: str, output: Path) -> None:
-        """Put the video that was made for a sample there."""
+    def add(self, sample_id: str, result: Result) -> None:
+        """Put there what was made for a sample."""
 
 
 def open_target(dataset: fo.Dataset, settings: VideoSettings, as_samples: bool = False) -> Target:
@@ -156,8 +155,8 @@ class _PathField:
     def has(self, sample_id: str) -> bool:
         return Path(self._known.get(sample_id) or "").is_file()
 
-    def add(self, sample_id: str, output: Path) -> None:
-        self._dataset.set_values(self._name, {sample_id: str(output)}, key_field="id")
+    def add(self, sample_id: str, result: Result) -> None:
+        self._dataset.set_values(self._name, {sample_id: str(result.output)}, key_field="id")
 
 
 class _NewSamples:
@@ -176,7 +175,8 @@ class _NewSamples:
     def has(self, sample_id: str) -> bool:
         return Path(self._known.get(sample_id, "")).is_file()
 
-    def add(self, sample_id: str, output: Path) -> None:
+    def add(self, sample_id: str, result: Result) -> None:
+        output = result.output
         if sample_id not in self._known:
             sample = fo.Sample(filepath=str(output), tags=[self._name], metadata=metadata_of(tinyhd.probe(output)))
             sample[self._source] = sample_id
@@ -200,7 +200,8 @@ class _Slice:
     def has(self, sample_id: str) -> bool:
         return Path(self._known.get(self._videos[sample_id][self._group].id, "")).is_file()
 
-    def add(self, sample_id: str, output: Path) -> None:
+    def add(self, sample_id: str, result: Result) -> None:
+        output = result.output
         group = self._videos[sample_id][self._group]
         if group.id not in self._known:
             metadata = metadata_of(tinyhd.probe(output))
@@ -209,66 +210,42 @@ class _Slice:
             self._known[group.id] = str(output)
 
 
-# ---- taking them back
-
-PLAYABLE_COPIES = "playable copies"
+# ---- both together
 
 
-def made_videos(dataset: fo.Dataset) -> list[str]:
-    """What `undo_videos` can take back: names of rendered and reframed videos, and `PLAYABLE_COPIES`."""
-    schema = dataset.get_field_schema()
-    slices = dataset.group_slices if dataset.media_type == "group" else ()
-    names = [name.removesuffix("_error") for name in schema if name.endswith("_error")]
-    found = [name for name in names if f"{name}_path" in schema or f"{name}_source" in schema or name in slices]
-    return found + ([PLAYABLE_COPIES] if ORIGINAL in schema else [])
+def run_jobs(
+    samples: SampleCollection,
+    settings: FileSettings,
+    target: Target,
+    is_stopped: Callable[[], bool],
+    more: Callable[[str, str, Path], dict[str, Any]] = lambda *_: {},
+    after: Callable[[str, Result], None] = lambda *_: None,
+) -> Generator[Progress, None, RunSummary]:
+    """Do the job of an operator with each of some videos, and put into the dataset what comes of it.
 
+    Where a run of `compute_saliency` has kept the track of a video with the same model and options, the network is not
+    run again.
 
-def undo_videos(dataset: fo.Dataset, name: str) -> int:
-    """Remove the files that `render_videos` or `reframe_videos` made under a name, or the copies of `reencode_videos`,
-    whose samples get their files back; and the fields, samples or slice that they were in. How many videos.
-
-    Raises:
-        OptionError: there are none.
+    Args:
+        more: further fields of the `Job`, by sample id, path and output.
+        after: called with a sample id and what came of its job, before that goes to the target.
     """
-    if name not in made_videos(dataset):
-        raise OptionError(f"there are no videos {name!r} in this dataset: {', '.join(made_videos(dataset)) or 'none'}.")
-    mark = PLAYABLE if name == PLAYABLE_COPIES else name
-    schema = dataset.get_field_schema()
-    fields = [f"{name}_{part}" for part in ("path", "source", "crop", "error")]
-    files = [path for path in dataset.values(f"{name}_crop") if path] if f"{name}_crop" in schema else []
-    if name == PLAYABLE_COPIES:
-        fields = [ORIGINAL, REENCODE_ERROR]
-        for sample in all_videos(dataset).exists(ORIGINAL).iter_samples(autosave=True):
-            if _tag(mark) in Path(sample.filepath).name:
-                files.append(sample.filepath)
-                sample.filepath = sample[ORIGINAL]
-                readable = os.path.isfile(sample.filepath)
-                sample.metadata = metadata_of(tinyhd.probe(sample.filepath)) if readable else None
-    elif f"{name}_path" in schema:
-        files += [path for path in dataset.values(f"{name}_path") if path]
-    if dataset.media_type == "group" and name in dataset.group_slices:
-        files += _delete_samples(dataset, dataset.select_group_slices(name), mark)
-        if not len(dataset.select_group_slices(name)):
-            dataset.delete_group_slice(name)
-    elif f"{name}_source" in schema:
-        files += _delete_samples(dataset, dataset.exists(f"{name}_source"), mark)
-    for field in fields:
-        if field in schema:
-            dataset.delete_sample_field(field)
-    if dataset.has_frame_field(f"{name}_crop"):
-        dataset.delete_frame_field(f"{name}_crop")
-        delete_empty_frames(dataset)
-    made = [Path(path) for path in files if _tag(mark) in Path(path).name]
-    for file in made:
-        file.unlink(missing_ok=True)
-    for folder in {file.parent for file in made if file.parent.name == mark}:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing else is in it
-    return sum(file.suffix == ".mp4" for file in made)
+    videos = all_videos(dataset_of(samples))
+    backend = tinyhd.open_backend(settings.inference)
+    groups = {group: getattr(settings, group) for group in settings.groups()}
 
+    def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
+        track = find_track(videos, sample_id, path, settings.inference, backend)
+        own = {"output": output} | groups | more(sample_id, path, output)
+        job = Job(Path(path), action=settings.action, track=track, overwrite=True, **own)
+        result = run_job(job, backend=backend, progress=progress)
+        after(sample_id, result)
+        target.add(sample_id, result)
+        return result.frames
 
-def _delete_samples(dataset: fo.Dataset, samples: SampleCollection, mark: str) -> list[str]:
-    """Remove the samples that were made under a name; their files."""
-    ours = [row for row in zip(*samples.values(["id", "filepath"]), strict=True) if _tag(mark) in Path(row[1]).name]
-    dataset.delete_samples([sample_id for sample_id, _ in ours])
-    return [path for _, path in ours]
+    def is_done(sample_id: str) -> bool:
+        return target.is_own(sample_id) or (settings.skip_existing and target.has(sample_id))
+
+    outcome = RunSummary(settings.error_field)
+    yield from for_each_video(samples, work, outcome, settings.name, settings.output_dir, is_stopped, is_done)
+    return outcome

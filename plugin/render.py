@@ -3,22 +3,23 @@ frame for frame."""
 
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection
 
 import tinyhd
 from tinyhd.applications.crop import CropPath, read_path
-from tinyhd.pipeline.batch import Job, run_job
+from tinyhd.pipeline.batch import Result
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import browser_plays, reencode
 
 from .boxes import moving_boxes
-from .compute import FRAMES_AT_ONCE, find_track
-from .media import all_videos, app_rate, check_videos, dataset_of, metadata_of
-from .outputs import ORIGINAL, PLAYABLE, REENCODE_ERROR, Target, Work, declare, for_each_video, open_target
+from .compute import FRAMES_AT_ONCE
+from .media import all_videos, app_rate, check_videos, dataset_of, last_number, metadata_of
+from .outputs import ORIGINAL, PLAYABLE, REENCODE_ERROR, declare, for_each_video, open_target, run_jobs
 from .progress import Progress, RunSummary
-from .settings import CROP, ReframeSettings, RenderSettings, VideoSettings, detection_path
+from .settings import CROP, EncodeSettings, PlayableSettings, ReframeSettings, RenderSettings, detection_path
 
 
 def render_videos(
@@ -44,29 +45,7 @@ def render_videos(
         copied = yield from reencode_videos(samples, is_stopped=is_stopped)
         if copied.cancelled:
             return copied
-    dataset = dataset_of(samples)
-    videos = all_videos(dataset)
-    target = open_target(dataset, settings)
-    backend = tinyhd.open_backend(settings.inference)
-
-    def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
-        result = run_job(
-            Job(
-                Path(path),
-                output,
-                inference=settings.inference,
-                render=settings.render,
-                encoder=settings.encoder,
-                track=find_track(videos, sample_id, path, settings.inference, backend),
-                overwrite=True,
-            ),
-            backend=backend,
-            progress=progress,
-        )
-        target.add(sample_id, output)
-        return result.frames
-
-    return (yield from _make_videos(samples, settings, target, work, is_stopped))
+    return (yield from run_jobs(samples, settings, open_target(dataset_of(samples), settings), is_stopped))
 
 
 def reframe_videos(
@@ -98,32 +77,40 @@ def reframe_videos(
         dataset.add_frame_field(
             settings.crop_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detection, description=CROP
         )
-    backend = tinyhd.open_backend(settings.inference)
 
-    def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int:
-        info = tinyhd.probe(path)
-        crop_file = output.with_suffix(".csv")
-        job = Job(
-            Path(path),
-            output,
-            action="reframe",
-            crop=settings.reframe,
-            inference=settings.inference,
-            encoder=settings.encoder,
-            track=find_track(videos, sample_id, path, settings.inference, backend),
-            keep=moving_boxes(videos, sample_id, settings.keep, info, as_one=True),
-            save_path=str(crop_file),
-            overwrite=True,
-        )
-        frames = run_job(job, backend=backend, progress=progress).frames
+    def more(sample_id: str, path: str, output: Path) -> dict[str, Any]:
+        keep = moving_boxes(videos, sample_id, settings.keep, tinyhd.probe(path), as_one=True)
+        return {"keep": keep, "save_path": str(output.with_suffix(".csv"))}
+
+    def after(sample_id: str, result: Result) -> None:
+        crop_file = result.output.with_suffix(".csv")
         videos.set_values(settings.crop_field, {sample_id: str(crop_file)}, key_field="id")
         if settings.boxes:
+            info = tinyhd.probe(result.input)
             crop = read_path(crop_file, (info.width, info.height))
-            _show_crop(videos, sample_id, settings.crop_field, crop, info, frames)
-        target.add(sample_id, output)
-        return frames
+            _show_crop(videos, sample_id, settings.crop_field, crop, info, result.frames)
 
-    return (yield from _make_videos(samples, settings, target, work, is_stopped))
+    return (yield from run_jobs(samples, settings, target, is_stopped, more, after))
+
+
+def encode_videos(
+    samples: SampleCollection,
+    settings: EncodeSettings,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Generator[Progress, None, RunSummary]:
+    """Encode each of some videos anew, with more of its bits where people look, as `tinyhd encode` does.
+
+    The new videos go where those of `render_videos` go, and what a run of `compute_saliency` has kept is used as there.
+
+    Args:
+        samples, is_stopped: as for `compute`.
+
+    Raises:
+        OptionError, WeightsError: the work cannot begin.
+    """
+    check_videos(samples)
+    return (yield from run_jobs(samples, settings, open_target(dataset_of(samples), settings), is_stopped))
 
 
 def _show_crop(
@@ -132,7 +119,7 @@ def _show_crop(
     """Put the crop on the source's frames, as the App numbers them."""
     [metadata] = videos.select(sample_id).values("metadata")
     rate = app_rate(metadata, info)
-    numbers = range(1, (getattr(metadata, "total_frame_count", None) or frames) + 1)
+    numbers = range(1, last_number(metadata, frames) + 1)
     size = (info.width, info.height) * 2
     for first in range(0, len(numbers), FRAMES_AT_ONCE):
         boxes = {}
@@ -143,28 +130,17 @@ def _show_crop(
         videos.set_values(f"frames.{field}", {sample_id: boxes}, key_field="id", expand_schema=False)
 
 
-def _make_videos(
-    samples: SampleCollection, settings: VideoSettings, target: Target, work: Work, is_stopped: Callable[[], bool]
-) -> Generator[Progress, None, RunSummary]:
-    def is_done(sample_id: str) -> bool:
-        return target.is_own(sample_id) or (settings.skip_existing and target.has(sample_id))
-
-    outcome = RunSummary(settings.error_field)
-    yield from for_each_video(samples, work, outcome, settings.name, settings.output_dir, is_stopped, is_done)
-    return outcome
-
-
 def reencode_videos(
     samples: SampleCollection,
-    output_dir: str | None = None,
+    settings: PlayableSettings = PlayableSettings(),  # noqa: B008 - frozen
     *,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, RunSummary]:
     """Replace videos that not every browser plays by copies.
 
-    The sample's `filepath` becomes that of an H.264 copy at a constant rate, made beside the file or in `output_dir`,
-    and `original_filepath` keeps the old one; the old file stays. At every frame number the App shows the copy as it
-    would have shown the source, so that saliency and labels stay where they are.
+    The sample's `filepath` becomes that of an H.264 copy at a constant rate, made beside the file or in the output
+    folder, and `original_filepath` keeps the old one; the old file stays. At every frame number the App shows the copy
+    as it would have shown the source, so that saliency and labels stay where they are.
 
     Args:
         samples, is_stopped: as for `compute`.
@@ -185,5 +161,5 @@ def reencode_videos(
         return frames
 
     outcome = RunSummary(REENCODE_ERROR)
-    yield from for_each_video(samples, work, outcome, PLAYABLE, output_dir, is_stopped)
+    yield from for_each_video(samples, work, outcome, PLAYABLE, settings.output_dir, is_stopped)
     return outcome

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import fiftyone as fo
 
@@ -13,8 +13,16 @@ import tinyhd
 from tinyhd.applications.report import ATTENDED_SHARE
 from tinyhd.choices import Options, choices, convert, field_types, option
 from tinyhd.errors import OptionError
-from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions, RenderOptions
+from tinyhd.options import (
+    EncoderOptions,
+    InferenceOptions,
+    MomentOptions,
+    ReframeOptions,
+    RenderOptions,
+    RoiOptions,
+)
 from tinyhd.render.colors import color_table
+from tinyhd.video.roi import check_roi_encoder
 
 DEFAULT_FIELD = "saliency"
 
@@ -26,6 +34,12 @@ class Parameters(Options):
     """Base of an operator's parameters: its own options, and those of groups of options, all side by side."""
 
     @classmethod
+    def groups(cls) -> dict[str, type[Options]]:
+        """Its fields that are groups of options."""
+        kinds = field_types(cls)
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Options)}
+
+    @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
         """From names and values, text included; what is None or empty takes its default.
 
@@ -33,8 +47,7 @@ class Parameters(Options):
             OptionError: an unknown name, or a value that is not allowed.
         """
         left = {name: value for name, value in params.items() if value is not None and value != ""}
-        kinds, given = field_types(cls), {}
-        groups = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Options)}
+        kinds, groups, given = field_types(cls), cls.groups(), {}
         for name, kind in groups.items():
             given[name] = kind.from_mapping({key: left.pop(key) for key in field_types(kind) if key in left})
         known = [name for name in kinds if name not in groups]
@@ -79,8 +92,9 @@ class Settings(Parameters):
     )
     normalize: str = dataclasses.field(default="frame", metadata={"choice": choices(RenderOptions)["normalize"]})
     maps_dir: str | None = option(None, "folder on the server for the maps")
-    detections: tuple[str, ...] = ()
-    """Frame fields with detections that are told how much attention falls into them."""
+    detections: tuple[str, ...] = option(
+        (), "each detection of these fields gets the share of the frame's attention inside its box"
+    )
     skip_existing: bool = option(True, "skip videos that are done")
     skip_failures: bool = option(False, "skip videos that failed before")
     inference: InferenceOptions = dataclasses.field(default_factory=InferenceOptions)
@@ -101,19 +115,23 @@ def seen(inference: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inference.items() if name not in _COMPUTES_ONLY}
 
 
+_NEW_VIDEOS = "the new videos' paths go into the field NAME_path, a media field that the App can show"
+
+
 @dataclass(frozen=True)
-class VideoSettings(Parameters):
-    """The choices of operators that make videos: `render_saliency` and `reframe_videos`.
+class FileSettings(Parameters):
+    """The choices of operators that make files of videos.
 
     Raises:
         OptionError: a value that is not allowed.
     """
 
-    name: str = option("", "the new videos' paths go into the field NAME_path, a media field that the App can show")
-    output_dir: str | None = option(None, "folder on the server for the videos")
-    skip_existing: bool = option(True, "skip videos that are done")
+    action: ClassVar[str]
+    """Of the `Job` for each video."""
+
+    name: str = option("", "name")
+    output_dir: str | None = option(None, "folder on the server for what is made")
     inference: InferenceOptions = dataclasses.field(default_factory=InferenceOptions)
-    encoder: EncoderOptions = dataclasses.field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,6 +140,14 @@ class VideoSettings(Parameters):
     @property
     def error_field(self) -> str:
         return f"{self.name}_error"
+
+
+@dataclass(frozen=True)
+class VideoSettings(FileSettings):
+    """The choices of operators that make videos."""
+
+    skip_existing: bool = option(True, "skip videos that are done")
+    encoder: EncoderOptions = dataclasses.field(default_factory=EncoderOptions)
 
     @property
     def path_field(self) -> str:
@@ -137,7 +163,8 @@ class VideoSettings(Parameters):
 class RenderSettings(VideoSettings):
     """The choices of `render_saliency`."""
 
-    name: str = dataclasses.field(default="annotated", metadata={"choice": choices(VideoSettings)["name"]})
+    action = "annotate"
+    name: str = option("annotated", _NEW_VIDEOS)
     reencode: bool = option(False, "first make videos playable, as “Make videos playable” does")
     render: RenderOptions = dataclasses.field(default_factory=RenderOptions)
 
@@ -150,16 +177,16 @@ class RenderSettings(VideoSettings):
 class ReframeSettings(VideoSettings):
     """The choices of `reframe_videos`."""
 
-    name: str = dataclasses.field(default="reframed", metadata={"choice": choices(VideoSettings)["name"]})
+    action = "reframe"
+    name: str = option("reframed", _NEW_VIDEOS)
     results: str = option(
         "media field",
         "where the new videos go: beside the old ones as a media field, or into the dataset as samples of their own",
         allowed=("media field", "new samples"),
     )
-    keep: tuple[str, ...] = ()
-    """Frame fields with detections that the crop has to hold."""
+    keep: tuple[str, ...] = option((), "the crop has to hold all detections of these fields")
     boxes: bool = option(True, "show the crop on the source: a detection on each frame, in the field NAME_crop")
-    reframe: ReframeOptions = dataclasses.field(default_factory=ReframeOptions)
+    crop: ReframeOptions = dataclasses.field(default_factory=ReframeOptions)
 
     @property
     def crop_field(self) -> str:
@@ -168,18 +195,45 @@ class ReframeSettings(VideoSettings):
 
 
 @dataclass(frozen=True)
-class ReportSettings(Parameters):
-    """The choices of `report`.
+class EncodeSettings(VideoSettings):
+    """The choices of `encode_videos`."""
 
-    Raises:
-        OptionError: a value that is not allowed.
-    """
+    action = "encode"
+    name: str = option("encoded", _NEW_VIDEOS)
+    roi: RoiOptions = dataclasses.field(default_factory=RoiOptions)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_roi_encoder(self.encoder)
+
+
+@dataclass(frozen=True)
+class MomentSettings(FileSettings):
+    """The choices of `moments`."""
+
+    action = "moments"
+    name: str = option("moments", "field for the key moments, and for spans of focused and scattered attention")
+    pictures: bool = option(False, "write a picture of each key moment, and a sheet with all of them: NAME_sheet")
+    skip_existing: bool = option(True, "skip videos that are done")
+    moments: MomentOptions = dataclasses.field(default_factory=MomentOptions)
+
+    @property
+    def sheet_field(self) -> str:
+        """The file with the pictures of all moments."""
+        return f"{self.name}_sheet"
+
+
+@dataclass(frozen=True)
+class ReportSettings(FileSettings):
+    """The choices of `report`."""
+
+    action = "analyze"
     name: str = option("report", "to find it again; one of the same name is replaced")
     title: str | None = option(None, "of the page")
-    output_dir: str | None = option(None, "folder on the server for the report")
-    detections: tuple[str, ...] = ()
-    """Frame fields with detections, whose labels are regions of the report."""
+    detections: tuple[str, ...] = option(
+        (),
+        "each label of these detections is a region of the report, and each index of it where they are tracked",
+    )
     threshold: float = option(
         ATTENDED_SHARE,
         "share of the attention from which on a region counts as attended",
@@ -187,15 +241,18 @@ class ReportSettings(Parameters):
         maximum=0.999,
         advanced=True,
     )
-    inference: InferenceOptions = dataclasses.field(default_factory=InferenceOptions)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_name(self.name, "name for a report")
+
+@dataclass(frozen=True)
+class PlayableSettings(Parameters):
+    """The choices of `reencode_videos`."""
+
+    output_dir: str | None = option(None, "folder on the server for the copies")
 
 
 CROP = "The crop, as reframe_videos has made it"
-"""The description of such a field."""
+MOMENTS = "Key moments and spans, as moments has found them"
+"""Descriptions of such fields, by which they are known again."""
 
 STATISTICS = {
     "focus": "Focus: share of the attention on the most attended twentieth of the picture, percent; 5 is none, 100 all",

@@ -99,13 +99,13 @@ _REPORT = "report "
 
 
 class UndoVideos(foo.Operator):
-    """Takes back what `render_saliency`, `reframe_videos`, `reencode_videos` or `report` has made."""
+    """Takes back what the operators have made, besides `compute_saliency`."""
 
     @property
     def config(self) -> foo.OperatorConfig:
         return foo.OperatorConfig(
             name="undo_videos",
-            label="Undo rendered, reframed or playable videos, or a report",
+            label="Undo new videos, key moments or a report (saliency)",
             description="Remove files that this plugin has made, besides runs; samples get their own files back",
             icon="undo",
             dynamic=True,
@@ -114,15 +114,17 @@ class UndoVideos(foo.Operator):
         )
 
     def resolve_input(self, ctx: foo.ExecutionContext) -> types.Property:
-        from .outputs import made_videos
         from .reports import list_reports
+        from .undo import made_videos
 
         inputs = types.Object()
         found = made_videos(ctx.dataset) + [_REPORT + record["name"] for record in list_reports(ctx.dataset)]
         if found:
             inputs.enum("name", found, default=found[0], required=True, label="What to remove")
         else:
-            forms.warning(inputs, "nothing", "This dataset has no videos made by this plugin, and no report.")
+            forms.warning(
+                inputs, "nothing", "This dataset has no videos or key moments made by this plugin, and no report."
+            )
         return types.Property(inputs, view=types.PromptView(label="Undo", submit_button_label="Remove"))
 
     def execute(self, ctx: foo.ExecutionContext) -> dict[str, Any]:
@@ -134,9 +136,9 @@ class UndoVideos(foo.Operator):
         return summary_form()
 
     def __call__(self, dataset: fo.Dataset, name: str) -> dict[str, Any]:
-        """Remove the videos made under a name, "playable copies", or "report NAME"."""
-        from .outputs import undo_videos
+        """Remove what was made under a name, "playable copies", or "report NAME"."""
         from .reports import delete_report
+        from .undo import undo_videos
 
         if name.startswith(_REPORT):
             delete_report(dataset, name.removeprefix(_REPORT))

@@ -180,7 +180,7 @@ def test_videos_are_taken_back(
     before = (sorted(tmp_path.iterdir()), set(dataset.get_field_schema()), list(dataset.app_config.media_fields))
     assert operator("reencode_videos")(dataset)["completed"] == 1
     assert operator("render_saliency")(dataset)["completed"] == 2
-    assert plugin("outputs").made_videos(dataset) == ["annotated", "playable copies"]
+    assert plugin("undo").made_videos(dataset) == ["annotated", "playable copies"]
     with pytest.raises(tinyhd.TinyHDError, match="no videos 'other'"):
         operator("undo_videos")(dataset, "other")
     assert operator("undo_videos")(dataset, "annotated")["removed"] == 2
@@ -304,6 +304,125 @@ def test_a_track_beside_the_video_is_used(
     # with other options it is not what is asked for
     assert operator("compute_saliency")(dataset, field="other", cuts=False, maps_dir=str(tmp_path))["completed"] == 1
     assert gray.clips > clips
+
+
+# ---- videos encoded by regions
+
+
+def test_encoded_videos(
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset(*videos)
+    operator("compute_saliency")(dataset, maps_dir=str(tmp_path / "maps"))
+    before = (sorted(videos[0].parent.iterdir()), list(dataset.get_field_schema()), dataset.app_config.to_dict())
+    clips = gray.clips
+    shown = operator("encode_videos").resolve_input(context(dataset, advanced=True)).to_json()["type"]["properties"]
+    assert {"strength", "name", "output_dir", "model", "codec", "crf", "bitrate", "preset", "batch_size"} <= set(shown)
+    assert not {"problem", "ffmpeg"} & set(shown)
+    result = operator("encode_videos")(dataset, strength=0, crf=30)
+    assert (result["completed"], result["failed"], result["frames"]) == (2, 0, 2 * COUNT)
+    even = [Path(path).stat().st_size for path in dataset.values("encoded_path")]
+    assert operator("encode_videos")(dataset, strength=12, crf=30)["skipped"] == 2
+    assert operator("encode_videos")(dataset, strength=12, crf=30, skip_existing=False)["completed"] == 2
+    paths = dataset.values("encoded_path")
+    assert all(Path(path).stat().st_size < 0.95 * size for path, size in zip(paths, even, strict=True))
+    assert [read_barcode(frame.to_rgb()) for frame in tinyhd.read_frames(paths[0])] == list(range(COUNT))
+    assert gray.clips == clips  # the run's tracks are used
+    assert operator("undo_videos")(dataset, "encoded")["removed"] == 2
+    after = (sorted(videos[0].parent.iterdir()), list(dataset.get_field_schema()), dataset.app_config.to_dict())
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("params", "blamed", "sentence"),
+    [
+        ({"codec": "av1"}, "codec", "does not hand regions on to libsvtav1"),
+        ({"encoder": "mpeg4"}, "encoder", "the encoder mpeg4 ignores regions"),
+        ({"preset": "ultrafast"}, "preset", "ignores regions with the preset ultrafast"),
+    ],
+)
+def test_encoders_that_ignore_regions_are_refused_in_the_form(
+    params: dict[str, str],
+    blamed: str,
+    sentence: str,
+    make_dataset: Make,
+    plugin: Modules,
+    gray: GrayModel,
+    videos: list[Path],
+) -> None:
+    dataset = make_dataset(videos[0])
+    form = operator("encode_videos").resolve_input(context(dataset, advanced=True, **params)).to_json()
+    shown = form["type"]["properties"]
+    assert sentence in shown["problem"]["view"]["label"]
+    assert [name for name, prop in shown.items() if prop.get("invalid")] == [blamed, "problem"]
+    with pytest.raises(tinyhd.TinyHDError, match=sentence):
+        operator("encode_videos")(dataset, **params)
+    assert not dataset.has_field("encoded_path")
+
+
+# ---- key moments
+
+
+def test_moments_are_those_of_the_command_line(
+    make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path], tmp_path: Path
+) -> None:
+    paths = [makers.make_video(tmp_path / "in" / f"{name}.mp4", 60, transform=_gathering) for name in "cd"]
+    dataset = make_dataset(*paths)
+    operator("compute_saliency")(dataset, maps_dir=str(tmp_path / "maps"))
+    before = (sorted(tmp_path.rglob("*")), list(dataset.get_field_schema()), dataset.app_config.to_dict())
+    clips = gray.clips
+    assert operator("moments")(dataset, count=3)["completed"] == 2
+    assert gray.clips == clips  # the run's tracks are used
+    assert sorted(tmp_path.rglob("*")) == before[0]  # no pictures were asked for
+    track = tmp_path / "c.track.npz"
+    tinyhd.analyze(paths[0], track, backend=gray).close()
+    expected = tinyhd.moments(paths[0], tmp_path / "expected", track=track, options=tinyhd.MomentOptions(count=3))
+    labels = dataset.first().moments.detections
+    keys = [label for label in labels if label.label == "key moment"]
+    assert [label.support for label in keys] == [[round(time * 25) + 1] * 2 for time in expected.times]
+    assert [label.confidence for label in keys] == pytest.approx([moment.score for moment in expected.moments])
+    spans = [label for label in labels if label.label != "key moment"]
+    assert len(spans) == len(expected.focused) + len(expected.scattered) > 0
+    # a run has the same spans
+    stored = [label for label in dataset.first().saliency_moments.detections if label.label != "key moment"]
+    assert [(s.label, s.support, s.confidence) for s in spans] == [(s.label, s.support, s.confidence) for s in stored]
+    track.unlink()
+    shutil.rmtree(tmp_path / "expected")
+
+    assert operator("moments")(dataset, pictures=True)["skipped"] == 2
+    assert operator("moments")(dataset, pictures=True, format="png", skip_existing=False)["completed"] == 2
+    assert operator("moments")(dataset, pictures=True, count=1, aspect="1:1", skip_existing=False)["completed"] == 2
+    [picture] = [p for p in dataset.values("moments.detections.picture")[0] if p]
+    assert tinyhd.probe(picture).width == tinyhd.probe(picture).height == makers.HEIGHT
+    assert Path(picture).name == f"c.moments-{dataset.first().id[-8:]}.moment-01.jpg"
+    sheets = dataset.values("moments_sheet")
+    assert len(list(Path(picture).parent.iterdir())) == 6  # for each video a picture, a sheet and JSON; no PNG is left
+    assert all(Path(sheet).parent == paths[0].parent / "moments" for sheet in sheets)
+    assert operator("undo_videos")(dataset, "moments")["removed"] == 2
+    after = (sorted(tmp_path.rglob("*")), list(dataset.get_field_schema()), dataset.app_config.to_dict())
+    assert after == before
+
+
+def _gathering(rgb: np.ndarray, number: int) -> np.ndarray:
+    """A picture whose light is gathered in its middle for a second, otherwise even."""
+    y, x = np.mgrid[: rgb.shape[0], : rgb.shape[1]]
+    inside = np.hypot(x - 0.5 * rgb.shape[1], y - 0.5 * rgb.shape[0]) < 0.12 * rgb.shape[0]
+    noise = np.random.default_rng(number).integers(0, 40, rgb.shape)
+    dark = 10 if 20 <= number < 45 else 150
+    return np.where(inside[..., None], 200 + noise, dark + noise // 4).astype(np.uint8)
+
+
+def test_moments_in_a_field_of_something_else_are_refused(
+    fo: ModuleType, make_dataset: Make, plugin: Modules, gray: GrayModel, videos: list[Path]
+) -> None:
+    dataset = make_dataset(videos[0])
+    dataset.add_sample_field("mine", fo.StringField)
+    form = operator("moments").resolve_input(context(dataset, name="mine")).to_json()
+    shown = form["type"]["properties"]
+    assert "something else in it" in shown["problem"]["view"]["label"]
+    assert shown["name"]["invalid"]
+    with pytest.raises(tinyhd.TinyHDError, match="'mine' with something else"):
+        operator("moments")(dataset, name="mine")
 
 
 # ---- reports
@@ -571,7 +690,7 @@ def test_install(how: str, fiftyone_environment: dict[str, str], server: tuple[P
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=180)
     assert done.stdout.split() == [
         "@tinyhd/saliency",
-        *("annotate_videos", "cancel_saliency", "compute_saliency", "delete_saliency", "reencode_videos"),
-        *("reframe_videos", "render_saliency", "report", "saliency_over_time", "saliency_overview"),
+        *("annotate_videos", "cancel_saliency", "compute_saliency", "delete_saliency", "encode_videos", "moments"),
+        *("reencode_videos", "reframe_videos", "render_saliency", "report", "saliency_over_time", "saliency_overview"),
         *("saliency_reports", "undo_videos"),
     ], done.stderr

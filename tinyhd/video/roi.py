@@ -30,8 +30,8 @@ def check_roi_encoder(options: EncoderOptions) -> None:
     name = resolve_encoder(options).name
     if name == "libsvtav1":
         raise OptionError(
-            f"FFmpeg does not hand regions on to libsvtav1: write a map for SvtAv1EncApp --roi-map-file, by an output "
-            f"that ends in .txt, or use {able}."
+            f"FFmpeg does not hand regions on to libsvtav1: use {able}, or write a map for SvtAv1EncApp "
+            "--roi-map-file, by an output that ends in .txt."
         )
     if name not in ROI_SETTINGS:
         raise OptionError(f"the encoder {name} ignores regions: use {able}.")

@@ -4,27 +4,33 @@ import base64
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
 
+from demo.downloads import Encoded, encode, finish, make
 from demo.jobs import Job, JobStore
 from demo.limits import Limits, TooLongError, public_sentence
 from demo.moments import plot_line
 from demo.waiting import Ticket, WaitingLine
-from demo.work import Models, Step, analyze, finish, make
+from demo.work import Models, Step, analyze
 from tinyhd.applications.crop import CropPath
 from tinyhd.errors import InputError, TinyHDError
-from tinyhd.options import RenderOptions
+from tinyhd.options import EncoderOptions, RenderOptions, RoiOptions
 
 log = logging.getLogger("tinyhd.demo")
 
 QUEUE_SIZE = 8
 _BUG = "Something went wrong on the server; its log says what."
 _STOPPED = "Stopped."
+_PHASES = {
+    "looking": "Looking",
+    "encoding": "Encoding the download",
+    "comparing": "Encoding alike all over, to compare",
+}
 _PROGRESS = gr.Progress()
 
 
@@ -59,23 +65,32 @@ def working(step: Step | None) -> str:
     """What the player shows during work; None: nothing is known yet."""
     if step is None:
         return json.dumps({"state": "working", "done": 0, "total": None, "doing": "Reading the file", "fresh": True})
-    looking = step.phase == "looking"
-    value: dict[str, Any] = {"state": "working" if looking else "encoding", "done": step.done, "total": step.total}
-    value["doing"] = "Looking" if looking else "Encoding the download"
+    state = "working" if step.phase == "looking" else "encoding"
+    part, parts = step.part
+    # of all parts, so that the bar and the time left are those of the whole
+    total = step.total and parts * step.total
+    done = (part - 1) * (step.total or 0) + step.done
+    value: dict[str, Any] = {"state": state, "done": done, "total": total, "doing": _PHASES[step.phase]}
     if step.done:
         value["doing"] += f": frame {step.done}" + (f" of {step.total}" if step.total else "")
     if step.frames_per_second:
         rate = f"{step.frames_per_second:.{0 if step.frames_per_second >= 9.95 else 1}f} frames/s"
-        if step.total:
-            rate += f" · {max(0, step.total - step.done) / step.frames_per_second:.0f} s left"
+        if total:
+            rate += f" · {max(0, total - done) / step.frames_per_second:.0f} s left"
         value["rate"] = rate
     if step.picture:
         value["picture"] = _data_uri(step.picture)
     return json.dumps(value)
 
 
-def ready(job: Job, *, download: Path | None = None, problem: str = "") -> str:
-    """What the player needs to show a result; `download`: what the browser shall save, `problem`: why it could not."""
+def ready(job: Job, *, download: Path | None = None, made: str = "", problem: str = "") -> str:
+    """What the player needs to show a result.
+
+    Args:
+        download: what the browser shall save.
+        made: what is to be said of it.
+        problem: why it could not be made.
+    """
     info, track = job.facts(), job.track
     assert track is not None
     assert job.original is not None
@@ -83,12 +98,10 @@ def ready(job: Job, *, download: Path | None = None, problem: str = "") -> str:
     notes = [note.replace(str(job.folder), "") for note in job.warnings]
     if job.is_copy:
         notes.insert(0, "Not every browser plays this kind of file; what you see is a copy in H.264.")
-    seconds = job.stats[-1].time_seconds + (float(1 / info.frame_rate) if info.frame_rate else 0)
     if job.end is not None:
-        seconds = min(seconds, job.end)
         notes.insert(0, f"These are the first {job.end:g} seconds.")
     size = f"{info.width}×{info.height}"
-    facts = ["photo", size] if info.is_still else [f"{seconds:.1f} s", size, f"{len(job.stats)} frames"]
+    facts = ["photo", size] if info.is_still else [f"{job.seconds:.1f} s", size, f"{len(job.stats)} frames"]
     value = {
         "state": "ready",
         "job": job.name,
@@ -99,7 +112,7 @@ def ready(job: Job, *, download: Path | None = None, problem: str = "") -> str:
         "count": len(job.stats),
         "shape": job.map_shape,
         "ranges": {"video": track.value_range, "none": [0, track.display_scale]},
-        "seconds": seconds,
+        "seconds": job.seconds,
         "line": plot_line(job.curve),
         "focus": round(_mean_focus(job)),
         "moments": [
@@ -113,6 +126,7 @@ def ready(job: Job, *, download: Path | None = None, problem: str = "") -> str:
         "crops": {aspect: _places(job, crop) for aspect, crop in job.crops.items()},
         "facts": " · ".join([job.stem, *facts, job.model]),
         "notes": notes,
+        "made": made,
         "problem": problem,
     }
     if download:
@@ -130,6 +144,23 @@ def _places(job: Job, crop: CropPath) -> dict[str, Any]:
 
 def _mean_focus(job: Job) -> float:
     return sum(s.focus for s in job.stats) / len(job.stats)
+
+
+def sizes(name: str, numbers: dict[str, int]) -> str:
+    """What is said of an encoded file; `numbers` as `downloads.Encoded` has them."""
+
+    def size(prefix: str) -> str:
+        rate = numbers[f"{prefix}bits_per_second"]
+        bits = f"{rate / 1e6:.1f} Mbit/s" if rate >= 1e6 else f"{rate / 1e3:.0f} kbit/s"
+        return f"{numbers[f'{prefix}bytes'] / 1e6:.2f} MB, {bits}"
+
+    text = f"{name}: {size('')}"
+    if "plain_bytes" in numbers:
+        saved = round(100 - 100 * numbers["bytes"] / numbers["plain_bytes"])
+        text += f"; {abs(saved)} % {'more' if saved < 0 else 'less'} than encoded alike all over ({size('plain_')})"
+    if "source_bytes" in numbers:
+        text += f". The file that came has {numbers['source_bytes'] / 1e6:.2f} MB"
+    return f"{text}."
 
 
 def summary(job: Job) -> dict[str, Any]:
@@ -178,6 +209,10 @@ def clean_errors() -> Iterator[None]:
 def _in_turn(ticket: Ticket, progress: gr.Progress) -> None:
     while ahead := ticket.wait():
         progress(0, desc=f"Number {ahead} in the queue")
+
+
+_Making = Generator[Step, None, tuple[Path, str]]
+"""Says how far it is; in the end a file, and what is said of it."""
 
 
 class Actions:
@@ -248,6 +283,29 @@ class Actions:
         self, kind: str, aspect: str, style: str, colormap: str, opacity: float, normalize: str, name: str
     ) -> Any:
         """Make a file, if need be, and have the browser save it."""
+
+        def steps(job: Job) -> _Making:
+            return (yield from make(job, kind, RenderOptions(style, colormap, opacity, normalize), aspect)), ""
+
+        yield from self._make(name, steps)
+
+    def download_encoded(self, codec: str, strength: float, crf: str | None, bitrate: str | None, name: str) -> Any:
+        """Encode with more bits where people look, have the browser save it, and say what that has saved."""
+
+        def steps(job: Job) -> _Making:
+            encoded = yield from self._encode(job, codec, strength, crf, bitrate)
+            return encoded.path, sizes(encoded.path.name, encoded.numbers)
+
+        yield from self._make(name, steps)
+
+    def _encode(
+        self, job: Job, codec: str, strength: float, crf: str | None, bitrate: str | None
+    ) -> Generator[Step, None, Encoded]:
+        encoder = EncoderOptions.from_mapping({"codec": codec, "crf": crf, "bitrate": bitrate})
+        self.limits.check_rate(encoder)
+        return (yield from encode(job, RoiOptions(strength=strength), encoder))
+
+    def _make(self, name: str, start: Callable[[Job], _Making]) -> Any:
         if not name:
             yield gr.skip(), gr.skip()
             return
@@ -257,12 +315,13 @@ class Actions:
                     while ahead := ticket.wait():
                         yield json.dumps({"state": "encoding", "doing": f"Number {ahead} in the queue"}), name
                     yield working(Step("encoding", 0, len(job.stats))), name
-                    steps = make(job, kind, RenderOptions(style, colormap, opacity, normalize), aspect)
+                    steps = start(job)
                     try:
                         while True:
                             yield working(next(steps)), name
                     except StopIteration as end:
-                        yield ready(job, download=end.value), name
+                        file, made = end.value
+                        yield ready(job, download=file, made=made), name
                 except TinyHDError as error:
                     yield ready(job, problem=_sentence(error)), name
         except Exception as error:
@@ -357,6 +416,34 @@ class Actions:
         """
         with clean_errors(), self.store.using(job) as kept:
             return self._files(kept, RenderOptions(), ("reframed",), progress, aspect)[0]
+
+    def encode(
+        self,
+        job: str,
+        codec: str,
+        strength: float,
+        crf: str | None = None,
+        bitrate: str | None = None,
+        progress: gr.Progress = _PROGRESS,
+    ) -> tuple[str, dict[str, int]]:
+        """Encodes a video that /annotate has seen anew, with more of its bits where people look.
+
+        Args:
+            job: From the summary of /annotate; files are kept for half an hour after their last use.
+            codec: Of the result.
+            strength: By how many steps of the quantizer the least attended parts are coarser, 0 to 12.
+            crf: Quality, lower is better (x264's or x265's scale); left out: the package's own.
+            bitrate: In bits a second, such as 800k or 2.5M, instead of crf.
+
+        Returns:
+            The encoded video (mp4, with its sound), and its bytes and bits_per_second; without a bitrate also those
+            (plain_bytes, plain_bits_per_second) of the video encoded at the same crf alike all over, and the bytes of
+            the file that came (source_bytes).
+        """
+        with clean_errors(), self.store.using(job) as kept, self.encoders.ticket() as ticket:
+            _in_turn(ticket, progress)
+            encoded = finish(self._encode(kept, codec, strength, crf, bitrate))
+            return str(encoded.path), encoded.numbers
 
     def _files(
         self, job: Job, render: RenderOptions, kinds: tuple[str, ...], progress: gr.Progress, aspect: str = ""

@@ -17,13 +17,14 @@ import numpy as np
 from starlette.middleware import Middleware
 
 from demo.actions import Actions, idle
+from demo.downloads import CODECS, KINDS
 from demo.jobs import JobStore
 from demo.limits import MEGABYTE, Limits
 from demo.offline import Offline, refuse_addresses
-from demo.work import ASPECTS, KINDS, Models
+from demo.work import ASPECTS, Models
 from tinyhd.choices import choices
 from tinyhd.errors import TinyHDError
-from tinyhd.options import COLORMAPS, DEFAULT_OPACITY, RenderOptions
+from tinyhd.options import COLORMAPS, DEFAULT_OPACITY, EncoderOptions, RenderOptions, RoiOptions
 from tinyhd.render.colors import color_table
 from tinyhd.saliency.focus import FOCUS_DEFINITION
 
@@ -41,6 +42,8 @@ _LABELS = {
     "frame": "Each frame's maximum",
     "video": "The video's maximum",
     "none": "A fixed value",
+    "h264": "H.264",
+    "hevc": "HEVC",
 }
 """Of values that are not words to show."""
 _DOWNLOADS = {
@@ -53,6 +56,7 @@ _DOWNLOADS = {
     "stats": "↓ Statistics (csv)",
 }
 _DEFAULT, _CHOICES = RenderOptions(), choices(RenderOptions)
+_STRENGTH = choices(RoiOptions)["strength"]
 SUFFIXES = [".mkv", ".ts", ".m2ts", ".avi", ".mov", ".webm", ".mp4", ".m4v", ".mpg", ".flv", ".wmv", ".heic", ".tiff"]
 
 CAMERA = {"width": {"ideal": 1280}, "height": {"ideal": 720}}
@@ -68,6 +72,10 @@ _VIDEO_EXAMPLE, _PICTURE_EXAMPLE = _EXAMPLES / "bunny.mp4", _PAGE / "bunny.jpg"
 
 def _labelled(values: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(_LABELS.get(value, value.replace("-", " ").capitalize()), value) for value in values]
+
+
+def _sentence(help: str) -> str:
+    return f"{help[0].upper()}{help[1:]}."
 
 
 # ---- the page
@@ -159,6 +167,41 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
                         kind: gr.Button(label, size="sm", min_width=120, elem_id=f"download-{kind}")
                         for kind, label in ((kind, _DOWNLOADS[kind]) for kind in KINDS)
                     }
+                with gr.Accordion("Encode with more bits where people look", open=False, elem_id="encode"):
+                    with gr.Row():
+                        strength = gr.Slider(
+                            _STRENGTH.minimum,
+                            _STRENGTH.maximum,
+                            RoiOptions().strength,
+                            step=0.5,
+                            label="Strength",
+                            info=_sentence(_STRENGTH.help),
+                            elem_id="strength",
+                            min_width=240,
+                        )
+                        codec = gr.Radio(
+                            _labelled(CODECS),
+                            value=EncoderOptions().codec,
+                            label="Codec",
+                            elem_id="codec",
+                            min_width=160,
+                        )
+                    with gr.Row():
+                        crf = gr.Textbox(  # a gr.Number that is left empty comes as 0
+                            label="Quality (CRF)",
+                            info=f"{limits.crf[0]:g} to {limits.crf[1]:g}, lower is better; empty: the package's own.",
+                            max_length=12,
+                            elem_id="crf",
+                            min_width=160,
+                        )
+                        bitrate = gr.Textbox(
+                            label="or bit rate",
+                            info="Such as 800k or 2.5M, in bits a second.",
+                            max_length=12,
+                            elem_id="bitrate",
+                            min_width=160,
+                        )
+                    encode = gr.Button("↓ Encoded", size="sm", elem_id="download-encoded")
         gr.HTML(
             "<p>Examples: <i>Big Buck Bunny</i>, © 2008 Blender Foundation, www.bigbuckbunny.org, CC BY 3.0. What the "
             "model shows is a guess of where many people would look, not where any one person did.</p>",
@@ -182,6 +225,8 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
             running.append(button.click(actions.analyze, [gr.State(str(path)), model, *look, job], shown, **work))
         for kind, button in files.items():
             running.append(button.click(actions.download, [gr.State(kind), aspect, *look, job], shown, **work))
+        encoding = [codec, strength, crf, bitrate]
+        running.append(encode.click(actions.download_encoded, [*encoding, job], shown, **work))
         stop.click(actions.stop, [job], shown, cancels=running, queue=False, **quiet)
         file.clear(actions.forget, [job], shown, queue=False, **quiet)
 
@@ -190,7 +235,7 @@ def build_page(actions: Actions) -> tuple[gr.Blocks, gr.Dropdown]:
         seen = [*look, aspect]
         gr.on([page.load, *(control.change for control in seen)], None, seen, None, js=_TELL_PLAYER, **quiet)
 
-        _add_api(actions, file, model, look, aspect)
+        _add_api(actions, file, model, look, aspect, encoding)
         refuse_addresses(file)
         refuse_addresses(camera)
     return page, model
@@ -228,14 +273,16 @@ def _color_tables() -> str:
     return json.dumps({style: {name: table(style, name) for name in COLORMAPS} for style in _CHOICES["style"].allowed})
 
 
-def _add_api(actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any], aspect: gr.Radio) -> None:
+def _add_api(
+    actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any], aspect: gr.Radio, encoding: list[Any]
+) -> None:
     """Named endpoints; their inputs are the page's, with types, names and allowed values."""
     with gr.Row(visible=False):
         name = gr.Textbox(label="job")
         overlay, heatmap = gr.File(label="Annotated video or picture"), gr.File(label="Heat map")
-        reframed = gr.File(label="Reframed video or picture")
+        reframed, encoded = gr.File(label="Reframed video or picture"), gr.File(label="Encoded video")
         maps, table = gr.File(label="Raw maps"), gr.File(label="Statistics")
-        facts = gr.JSON(label="Summary")
+        facts, numbers = gr.JSON(label="Summary"), gr.JSON(label="Numbers")
         button = gr.Button()
     gr.on(
         [button.click],
@@ -254,6 +301,14 @@ def _add_api(actions: Actions, file: gr.File, model: gr.Dropdown, look: list[Any
         concurrency_limit=None,
     )
     gr.on([button.click], actions.reframe, [name, aspect], [reframed], api_name="reframe", concurrency_limit=None)
+    gr.on(
+        [button.click],
+        actions.encode,
+        [name, *encoding],
+        [encoded, numbers],
+        api_name="encode",
+        concurrency_limit=None,
+    )
 
 
 def _data_uri(path: Path) -> str:
@@ -350,6 +405,7 @@ def serving(
                 inbrowser=False,
                 ssr_mode=False,
                 pwa=False,
+                _frontend=False,  # the page is the same: Gradio would fetch it, and give up after three seconds
                 mcp_server=mcp,
                 quiet=True,
                 prevent_thread_lock=True,

@@ -81,6 +81,13 @@ class Job:
             raise InputError("The model has not looked at all of this video: give it again.")
         return self.info
 
+    @property
+    def seconds(self) -> float:
+        """How long what was looked at is."""
+        rate = self.facts().frame_rate
+        last = self.stats[-1].time_seconds + (float(1 / rate) if rate else 0)
+        return last if self.end is None else min(last, self.end)
+
     def ready(self) -> bool:
         """Whether the model has looked at all of it."""
         return self.track is not None

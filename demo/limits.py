@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyhd.errors import InputError
+from tinyhd.errors import InputError, OptionError
+from tinyhd.options import EncoderOptions
 from tinyhd.video.frame import VideoInfo
 
 MEGABYTE = 2**20
@@ -22,6 +23,11 @@ class Limits:
     """Of a frame: 4K, as cameras and screens have it."""
     frame_rate: int = 60
     """More frames a second than this are taken as long as there are no more of them than `seconds` would give."""
+
+    bits_per_second: int = 20_000_000
+    """Of a video that is encoded anew."""
+    crf: tuple[float, float] = (15, 45)
+    """Its best and worst quality."""
 
     @property
     def frames(self) -> int:
@@ -40,6 +46,15 @@ class Limits:
                 f"The file has {size / MEGABYTE:.0f} MB, more than the {self.megabytes} MB that are taken here: "
                 "cut the video shorter or compress it more."
             )
+
+    def check_rate(self, encoder: EncoderOptions) -> None:
+        """Raises `OptionError` for what would make files too large."""
+        if (encoder.bits_per_second or 0) > self.bits_per_second:
+            most = f"{self.bits_per_second / 1e6:g}M"
+            raise OptionError(f"A bit rate of {encoder.bitrate} is more than is made here: up to {most} can be had.")
+        low, high = self.crf
+        if encoder.crf is not None and not low <= encoder.crf <= high:
+            raise OptionError(f"crf is {encoder.crf:g}; it must be {low:g} to {high:g} here.")
 
     def check_video(self, info: VideoInfo, end: float | None = None) -> None:
         """Raises `InputError` for what the header says: frames too large; `TooLongError` unless there is an `end`."""

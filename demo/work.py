@@ -1,21 +1,16 @@
-"""What happens to a video: the model looks at it once (`analyze`), and files are made of what it saw (`make`).
+"""What happens to a video: the model looks at it once.
 
-Both are generators that say how far they are, so that a page shows it and that closing them ends the work; nothing
+`analyze` is a generator that says how far it is, so that a page shows it and that closing it ends the work; nothing
 half-written stays.
 """
 
 import contextlib
-import functools
 import io
-import itertools
-import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import numpy as np
@@ -27,14 +22,8 @@ from demo.moments import most_attended
 from tinyhd.applications.crop import CropPath
 from tinyhd.applications.reframing import plan_crop
 from tinyhd.errors import OptionError
-from tinyhd.files import OUTPUT_TAG
 from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions, RenderOptions
-from tinyhd.pipeline.analyze import Progress, analysis
-from tinyhd.pipeline.batch import Job as PipelineJob
-from tinyhd.pipeline.batch import run_job
-from tinyhd.pipeline.moments import MOMENTS_SUFFIX
-from tinyhd.pipeline.report import report
-from tinyhd.render.grayscale import open_maps_writer
+from tinyhd.pipeline.analyze import analysis
 from tinyhd.render.normalize import Normalizer, SmoothedRange
 from tinyhd.render.overlay import Overlay
 from tinyhd.saliency.focus import smoothed_curve
@@ -52,8 +41,6 @@ REPORT_SECONDS = 0.2
 PICTURE_SECONDS = 0.5
 COPY_PIXELS = 1280
 """Longest side of the copy that is made of an original that not every browser plays."""
-KINDS = ("result", "reframed", "heatmap", "moments", "report", "maps", "stats")
-"""Of files for downloading."""
 ASPECTS = ("9:16", "4:5", "1:1", "16:9")
 """That a video can be cut to."""
 
@@ -67,16 +54,17 @@ class Step:
     """How far the work is."""
 
     phase: str
-    """looking or encoding."""
+    """looking, encoding or comparing."""
     done: int
     total: int | None
     frames_per_second: float | None = None
     picture: bytes | None = None
     """The frame at work, JPEG."""
+    part: tuple[int, int] = (1, 1)
+    """Which of how many parts of the work this is, each of `total` frames."""
 
 
 Steps = Generator[Step, None, None]
-T = TypeVar("T")
 
 
 class Models:
@@ -121,7 +109,7 @@ def analyze(job: Job, backend: Any, limits: Limits, render: RenderOptions, optio
         run = stack.enter_context(
             analysis(job.source, inference=options, backend=backend, end=job.end, keep=job.track_file, overwrite=True)
         )
-        report = _Reporter("looking", run.expected_frames)
+        report = Reporter("looking", run.expected_frames)
         yield report.step(0, preview)
         table = stack.enter_context(StatsWriter(job.table, overwrite=True))
         copy = None
@@ -211,134 +199,6 @@ def _copy_size(info: VideoInfo) -> tuple[int, int]:
     return max(2, round(info.width * scale / 2) * 2), max(2, round(info.height * scale / 2) * 2)
 
 
-# ---- files for downloading
-
-
-def make(job: Job, kind: str, render: RenderOptions, aspect: str = "") -> Generator[Step, None, Path]:
-    """A file of one of `KINDS`, made from the track; no model is needed. The last ones are kept.
-
-    Args:
-        aspect: of `job.crops`, for a reframed one.
-
-    Raises:
-        OptionError: a value that is not allowed.
-        InputError: the job is not ready.
-    """
-    info = job.facts()
-    if kind == "stats":
-        return job.table
-    if kind not in KINDS:
-        raise OptionError(f"there is no file {kind!r}; it must be one of {', '.join(KINDS)}.")
-    if kind == "heatmap":
-        render = replace(render, style="heatmap", opacity=None)
-    if kind == "reframed" and aspect not in job.crops:
-        raise OptionError(f"This video cannot be cut to {aspect or 'no aspect'!r}: {', '.join(job.crops) or 'none'}.")
-    key = (kind, aspect if kind == "reframed" else canonical(render) if kind in ("result", "heatmap") else None)
-    if key in job.files:
-        return job.files[key]
-    folder = job.folder / f"made-{next(_NUMBERS)}"
-    folder.mkdir()
-    picture = ".png" if info.is_still else ".mp4"
-    tag, work = {
-        "result": (f"{OUTPUT_TAG}{picture}", _draw),
-        "reframed": (f".{aspect.replace(':', 'x')}{picture}", functools.partial(_reframe, aspect)),
-        "heatmap": (f".heatmap{picture}", _draw),
-        "maps": (".maps.npz", _write_maps),
-        "moments": (".moments.zip", _write_moments),
-        "report": (".report.html", _write_report),
-    }[kind]
-    target = folder / f"{job.stem}{tag}"
-    try:
-        yield from _in_steps(len(job.stats), lambda progress: work(job, target, render, progress))
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    with job.lock:
-        job.files[key] = target
-        while len(job.files) > _FILES_KEPT:
-            old = job.files.pop(next(iter(job.files)))
-            shutil.rmtree(old.parent, ignore_errors=True)
-    return target
-
-
-_NUMBERS = itertools.count()
-_FILES_KEPT = 8
-
-
-def canonical(render: RenderOptions) -> RenderOptions:
-    """The options without what their style does not use, so that what looks the same is the same."""
-    opacity = None if render.style == "heatmap" else round(render.effective_opacity, 3)
-    colormap = RenderOptions().colormap if render.style == "spotlight" else render.colormap
-    return replace(render, opacity=opacity, colormap=colormap)
-
-
-def _draw(job: Job, target: Path, render: RenderOptions, progress: Progress) -> None:
-    _run(job, target, progress, render=render)
-
-
-def _reframe(aspect: str, job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
-    _run(job, target, progress, action="reframe", crop=ReframeOptions(aspect=aspect), path=job.crops[aspect])
-
-
-def _write_maps(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
-    with (
-        SaliencyTrack(job.track_file) as track,
-        analysis(job.source, track=track, end=job.end) as run,
-        open_maps_writer(target, run.info, (MAP_HEIGHT, MAP_WIDTH)) as maps,
-    ):
-        for frame, saliency, _ in run:
-            maps.write(frame, saliency)
-            progress(run.frames, run.expected_frames)
-
-
-def _write_moments(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
-    folder = target.with_suffix("")
-    _run(job, folder / f"{job.stem}{MOMENTS_SUFFIX}", progress, action="moments")
-    shutil.make_archive(str(folder), "zip", folder)
-
-
-def _run(job: Job, target: Path, progress: Progress, **what: Any) -> None:
-    run_job(PipelineJob(job.source, target, track=job.track_file, end=job.end, **what), progress=progress)
-
-
-def _write_report(job: Job, target: Path, _: RenderOptions, progress: Progress) -> None:
-    report(job.source, target, tracks=[job.track_file], progress=progress)
-
-
-def finish(steps: Generator[Step, None, T]) -> T:
-    """Do all steps at once."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-
-class _ClosedError(Exception):
-    """Nobody waits for the work any more."""
-
-
-def _in_steps(total: int, work: Callable[[Progress], None]) -> Steps:
-    """Do work that calls a function in a thread, and say how far it is; closing the generator ends it."""
-    closed, report, done = threading.Event(), _Reporter("encoding", total), 0
-
-    def progress(now: int, _: int | None) -> None:
-        nonlocal done
-        done = now
-        if closed.is_set():
-            raise _ClosedError
-
-    with ThreadPoolExecutor(1) as pool:
-        task = pool.submit(work, progress)
-        try:
-            while not wait([task], REPORT_SECONDS).done:
-                yield report.step(done)
-        finally:
-            closed.set()
-        task.result()
-
-
 # ---- pictures and progress
 
 
@@ -358,11 +218,11 @@ def _jpeg(image: av.VideoFrame, info: VideoInfo, side: int) -> bytes:
     return data.getvalue()
 
 
-class _Reporter:
+class Reporter:
     """Says how far the work is, not too often."""
 
-    def __init__(self, phase: str, total: int | None) -> None:
-        self._phase, self._total = phase, total
+    def __init__(self, phase: str, total: int | None, part: tuple[int, int] = (1, 1)) -> None:
+        self._phase, self._total, self._part = phase, total, part
         self._began = self._reported = time.monotonic()
         self._pictured = 0.0
 
@@ -380,4 +240,4 @@ class _Reporter:
             self._began = now
         rate = done / (now - self._began) if done and now > self._began else None
         total = self._total if self._total is None or self._total >= done else None  # the header was wrong
-        return Step(self._phase, done, total, rate, picture)
+        return Step(self._phase, done, total, rate, picture, self._part)

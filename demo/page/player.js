@@ -59,8 +59,10 @@ function showWork(work) {
 
 function showResult(value) {
   if (value.download) save(value.download);
-  part.problem.textContent = value.problem;
-  show(part.problem, value.problem !== "");
+  for (const name of ["made", "problem"]) {
+    part[name].textContent = value[name];
+    show(part[name], value[name] !== "");
+  }
   if (ready && ready.job === value.job) return;
   ready = value;
   maps = null;
@@ -359,7 +361,7 @@ function drawMoments() {
 // arrow keys move among radio buttons, which takes a common name.
 function mend() {
   document.querySelectorAll("#file button[aria-dropeffect]").forEach((node) => node.removeAttribute("aria-label"));
-  for (const id of ["preset", "style", "normalize", "aspect"])
+  for (const id of ["preset", "style", "normalize", "aspect", "codec"])
     document.querySelectorAll(`#${id} input[type=radio]`).forEach((node) => { node.name = id; });
 }
 new MutationObserver(mend).observe(document.querySelector("#layout") ?? element, { childList: true, subtree: true });

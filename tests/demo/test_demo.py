@@ -18,17 +18,18 @@ import gradio as gr
 from fakes import GrayModel, as_picture
 from makers import HEIGHT, WIDTH, external_reference, make_video, playlist, read_barcode, rotated, still
 
-from demo import work
+from demo import downloads, work
 from demo.__main__ import login_from
-from demo.actions import Actions, ready, working
+from demo.actions import Actions, ready, sizes, working
+from demo.downloads import canonical, encode, finish, make
 from demo.jobs import JobStore
 from demo.limits import Limits, TooLongError, public_sentence
 from demo.moments import most_attended, plot_line
 from demo.offline import _upload_of, without_foreign_addresses
 from demo.waiting import WaitingLine
-from demo.work import Models, Step, analyze, canonical, finish, make
+from demo.work import Models, Step, analyze
 from tinyhd.errors import InputError, OptionError
-from tinyhd.options import InferenceOptions, RenderOptions
+from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions, RoiOptions
 from tinyhd.saliency.focus import smoothed_curve
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.playback import browser_plays
@@ -283,15 +284,79 @@ def test_a_crop_that_follows_attention(store, tmp_path):
     assert finish(make(photo, "reframed", RenderOptions(), "1:1")).suffix == ".png"
 
 
+def test_encoding_with_more_bits_where_people_look(store, tmp_path):
+    """The model sees what is bright: a disc on noise, which is what costs bits."""
+    noise = np.random.default_rng(1).integers(0, 60, (24, HEIGHT, WIDTH, 3), np.uint8)
+    video = make_video(
+        tmp_path / "clip.mp4", 24, audio=["aac"], transform=lambda rgb, k: np.maximum(rgb * (rgb > 200), noise[k])
+    )
+    actions = Actions(store, StubModels(), Limits())
+    name = list(actions.analyze(str(video), *LOOK, ""))[-1][1]
+    clips = actions.models.model.clips
+    made = [json.loads(player) for player, _ in actions.download_encoded("h264", 8, "20", "", name)]
+    assert made[-1]["download"]["name"] == "clip.encoded.mp4"
+    with store.using(name) as job:
+        strong, plain = (job.files[(RoiOptions(strength), EncoderOptions(crf=20))] for strength in (8, 0))
+        result = finish(encode(job, RoiOptions(8), EncoderOptions(crf=20)))
+    assert result.path == strong
+    assert result.numbers["bytes"] == strong.stat().st_size < 0.9 * plain.stat().st_size
+    assert result.numbers["plain_bytes"] == plain.stat().st_size
+    assert result.numbers["bits_per_second"] == pytest.approx(8 * strong.stat().st_size / (24 / 25), rel=1e-3)
+    assert result.numbers["source_bytes"] == video.stat().st_size
+    assert made[-1]["made"] == sizes("clip.encoded.mp4", result.numbers)
+    with av.open(str(strong)) as file:
+        assert file.streams.audio
+        assert sum(1 for _ in file.decode(video=0)) == 24
+    by_rate, numbers = actions.encode(name, "hevc", 4, None, "200k")
+    assert probe(by_rate).codec == "hevc"
+    assert "plain_bytes" not in numbers
+    assert actions.models.model.clips == clips
+    refused = json.loads(list(actions.download_encoded("h264", 4, None, "100M", name))[-1][0])
+    assert refused["problem"] == "A bit rate of 100M is more than is made here: up to 20M can be had."
+    assert refused["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (("h264", 4, None, "fast"), "Bitrate is 'fast'; it must be such as 800k"),
+        (("h264", 4, "good", None), "Crf is 'good'; it must be a number"),
+        (("h264", 4, "20", "800k"), "leave one out"),
+        (("h264", 4, "0", None), "crf is 0; it must be 15 to 45"),
+        (("av1", 4, None, None), "libsvtav1"),
+        (("h264", 99, None, None), "Strength is 99; it must be 0 to 12"),
+        (("h264", 4, None, None), "'still.png' is a still image, which has no bit rate"),
+    ],
+)
+def test_what_cannot_be_encoded_by_regions_is_said_in_one_sentence(store, tmp_path, values, sentence):
+    actions = Actions(store, StubModels(), Limits())
+    photo = still(tmp_path).path.rename(tmp_path / "still.png")
+    name = list(actions.analyze(str(photo), *LOOK, ""))[-1][1]
+    with pytest.raises(gr.Error, match=f"(?i){sentence}") as caught:
+        actions.encode(name, *values)
+    assert "/" not in caught.value.message.replace("--", "")
+    with store.using(name) as job:
+        assert not job.files
+
+
+def test_sizes_are_said_in_words():
+    numbers = {"bytes": 610_000, "bits_per_second": 980_400, "plain_bytes": 700_000, "plain_bits_per_second": 1_120_000}
+    text = "a.mp4: 0.61 MB, 980 kbit/s; 13 % less than encoded alike all over (0.70 MB, 1.1 Mbit/s)."
+    assert sizes("a.mp4", numbers) == text
+    assert sizes("a.mp4", {"bytes": 9_000, "bits_per_second": 9_000, "source_bytes": 2_000_000}) == (
+        "a.mp4: 0.01 MB, 9 kbit/s. The file that came has 2.00 MB."
+    )
+
+
 def test_old_files_go(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "_FILES_KEPT", 2)
+    monkeypatch.setattr(downloads, "_FILES_KEPT", 2)
     job, _ = looked_at(store, make_video(tmp_path / "clip.mp4", 4))
     results = [finish(make(job, "result", RenderOptions(opacity=k / 10))) for k in range(4)]
     assert [result.exists() for result in results] == [False, False, True, True]
 
 
 def test_closing_the_making_leaves_no_file(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(downloads, "REPORT_SECONDS", 0.01)
     job, _ = looked_at(store, make_video(tmp_path / "clip.mp4", 60))
     steps = make(job, "result", RenderOptions())
     assert next(steps).phase == "encoding"
@@ -379,10 +444,14 @@ def test_progress_tells_frames_per_second_and_time_left():
     assert json.loads(working(Step("looking", 50, None, 2.25)))["rate"] == "2.2 frames/s"
     assert json.loads(working(None))["state"] == "working"
     assert json.loads(working(Step("encoding", 5, 10)))["state"] == "encoding"
+    first, second = (json.loads(working(Step("encoding", 5, 10, 5.0, part=(part, 2)))) for part in (1, 2))
+    assert first["doing"] == second["doing"] == "Encoding the download: frame 5 of 10"
+    assert [(value["done"], value["total"]) for value in (first, second)] == [(5, 20), (15, 20)]  # one bar
+    assert [value["rate"][-8:] for value in (first, second)] == ["3 s left", "1 s left"]  # one countdown
 
 
 def test_progress_never_counts_beyond_the_total():
-    report = work._Reporter("encoding", 500)
+    report = work.Reporter("encoding", 500)
     assert report.step(500).total == 500
     assert report.step(550).total is None  # the file's header was wrong
 

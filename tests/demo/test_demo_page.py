@@ -115,12 +115,16 @@ def test_the_api_annotates_and_draws_again(served, client, tmp_path):
     reframed = client.predict(job=facts["job"], aspect="9:16", api_name="/reframe")
     assert probe(reframed).width < probe(reframed).height == probe(overlay).height
     assert facts["aspects"][0] == "9:16"
+    encoded, numbers = client.predict(job=facts["job"], codec="h264", strength=4, crf="30", api_name="/encode")
+    assert Path(encoded).name == "my-clip.encoded.mp4"
+    assert numbers["bytes"] == Path(encoded).stat().st_size < numbers["plain_bytes"]
     assert models.gray.clips == clips
 
 
 def test_the_api_says_what_it_takes(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/annotate", "/render", "/reframe"}
+    assert set(endpoints) == {"/annotate", "/render", "/reframe", "/encode"}
+    assert "hevc" in endpoints["/encode"]["parameters"][1]["python_type"]["type"]
     annotate = {p["parameter_name"]: p for p in endpoints["/annotate"]["parameters"]}
     assert list(annotate) == ["file", "model", *LOOK]
     assert "spotlight" in annotate["style"]["python_type"]["type"]
@@ -262,7 +266,8 @@ def test_agents_find_and_use_the_tools(tmp_path):
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            assert set(tools) == {"annotate", "render", "reframe"}
+            assert set(tools) == {"annotate", "render", "reframe", "encode"}
+            assert tools["encode"].inputSchema["required"] == ["job"]
             assert "where people look" in tools["annotate"].description
             assert tools["annotate"].inputSchema["properties"]["style"]["enum"] == list(STYLES)
             assert tools["annotate"].inputSchema["required"] == ["file"]
@@ -463,6 +468,34 @@ def test_reframing_is_shown_beside_the_source(served, page, tmp_path):
     page.wait_for_selector("[data-part=right]", state="hidden")
 
 
+def test_encoding_on_the_page(served, page, tmp_path):
+    page.goto(served[0])
+    page.set_input_files("#file input[type=file]", make_video(tmp_path / "my clip.mp4", 50, width=320, height=192))
+    wait_for(page, "ready")
+    page.click("#encode button")
+    page.wait_for_selector("#download-encoded", state="visible")
+    page.get_by_label("or bit rate").fill("fast")
+    page.click("#download-encoded")
+    page.wait_for_selector("[data-part=problem]:not(:empty)")
+    assert page.text_content("[data-part=problem]") == "Bitrate is 'fast'; it must be such as 800k or 2.5M."
+    page.get_by_label("or bit rate").fill("")
+    with page.expect_download() as download:
+        page.click("#download-encoded")
+    assert download.value.suggested_filename == "my-clip.encoded.mp4"
+    wait_for(page, "ready")
+    assert re.match(
+        r"my-clip\.encoded\.mp4: .* less than encoded alike all over", page.text_content("[data-part=made]")
+    )
+    assert not page.is_visible("[data-part=problem]")
+    with page.expect_download():
+        page.click("#download-stats")
+    page.wait_for_selector("[data-part=made]", state="hidden")
+    page.click("#example-photo")
+    page.wait_for_function("document.body.hasAttribute('data-tinyhd-still')")
+    wait_for(page, "ready")
+    assert not page.is_visible("#encode")
+
+
 def test_a_file_can_be_chosen_before_the_page_is_there(page, tmp_path):
     video = make_video(tmp_path / "early.mp4", 20)
     first = FirstPage("127.0.0.1", 0, Limits().sentence())
@@ -559,6 +592,8 @@ def test_axe_finds_nothing(served, page, theme):
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     for state in ("idle", "ready"):
         wait_for(page, state)
+        if state == "ready":
+            page.click("#encode button")
         page.wait_for_timeout(500)
         found = axe.run(page, options={"runOnly": tags})
         assert found.response["violations"] == [], found.generate_report()

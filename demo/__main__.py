@@ -1,6 +1,7 @@
 """`python -m demo`: serve the page."""
 
 import argparse
+import gc
 import ipaddress
 import os
 import signal
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     limits = Limits(megabytes=options.max_megabytes, seconds=options.max_seconds)
     try:
         first = FirstPage(options.host, options.port, limits.sentence())
+        gc.disable()  # importing makes many objects that stay: a tenth of its time would go into looking for others
         from demo.app import serving  # Gradio takes seconds, in which the first page is there
         from demo.work import Models
 
@@ -49,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             mcp=options.mcp,
             before=first.close,
         ) as url:
+            gc.freeze()
+            gc.enable()
             print(f"tinyhd's demo is at {url} (Ctrl-C ends it)", flush=True)
             stopped.wait()
     except OSError as error:

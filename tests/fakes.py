@@ -66,19 +66,20 @@ def as_picture(saliency: np.ndarray) -> np.ndarray:
 
 
 class RecordedAttempt:
-    """`schedule.attempt` with a slow stand-in for the model; writes down when and where a job starts and ends."""
+    """`schedule.attempt` with a slow stand-in for the model; writes down when and where a task starts and ends."""
 
     def __init__(self, record: Path, seconds: float = 0.4) -> None:
         self._record, self._seconds = record, seconds
 
-    def __call__(self, job: Any, options: Any, _backend: Any, progress: Any) -> dict[str, Any]:
+    def __call__(self, task: Any, options: Any, _backend: Any, progress: Any) -> dict[str, Any]:
         import ray
 
-        from tinyhd.pipeline.schedule import attempt
+        from tinyhd.pipeline.schedule import attempt, job_of
 
         def note(kind: str) -> None:
             with self._record.open("a") as file:  # short lines are appended whole
-                file.write(f"{kind} {job.input.name} {ray.get_runtime_context().get_node_id()} {os.getpid()}\n")
+                node = ray.get_runtime_context().get_node_id()
+                file.write(f"{kind} {job_of(task).input.name} {node} {os.getpid()} {type(task).__name__}\n")
 
         class Slow(GrayModel):
             def __call__(self, clips: np.ndarray) -> np.ndarray:
@@ -87,11 +88,11 @@ class RecordedAttempt:
 
         seconds = self._seconds
         note("start")
-        fields = attempt(job, options, Slow(), progress)
+        fields = attempt(task, options, Slow(), progress)
         note("end")
         return fields
 
 
 def recorded(record: Path) -> list[list[str]]:
-    """What `RecordedAttempt` wrote down: (start or end, input, node, process)."""
+    """What `RecordedAttempt` wrote down: (start or end, input, node, process, kind of task)."""
     return [line.split() for line in record.read_text().splitlines()] if record.exists() else []

@@ -26,6 +26,7 @@ from tinyhd.options import BatchOptions
 from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.manifest import MANIFEST_NAME, read_manifest
 from tinyhd.pipeline.schedule import attempt
+from tinyhd.video.png import encode_png
 from tinyhd.video.reader import read_frames
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, signals and limits of Linux")
@@ -278,6 +279,51 @@ def test_a_limit_on_memory(folder: Path, megabytes: int, workers: str) -> None:
     assert output.exists() == (done.returncode == 0)
     if output.exists():
         assert sum(1 for _ in read_frames(output)) == 4
+
+
+@contextlib.contextmanager
+def memory_group(megabytes: int) -> Iterator[Path]:
+    """A control group with so much memory, version 2 or 1; the file that takes the processes that are to be in it."""
+    base = Path("/sys/fs/cgroup")
+    is_new = (base / "cgroup.controllers").exists()
+    group = (base if is_new else base / "memory") / f"tinyhd-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"control groups cannot be made here: {error}")
+    try:
+        limits = ("memory.max", "memory.swap.max") if is_new else ("memory.limit_in_bytes",)
+        try:
+            for name, size in zip(limits, (megabytes * 2**20, 0), strict=False):
+                (group / name).write_text(str(size))
+        except OSError as error:
+            pytest.skip(f"the memory of a control group cannot be limited here: {error}")
+        yield group / "cgroup.procs"
+    finally:
+        group.rmdir()
+
+
+def test_a_control_group_with_too_little_memory(folder: Path) -> None:
+    """The kernel kills the process that works on a huge picture: it has failed, and the others go on."""
+    (folder / "v" / "2.png").write_bytes(encode_png(np.zeros((8000, 8000), np.uint8)))
+    command = [sys.executable, "-m", "tinyhd", "annotate", "v", "--output-dir", "out", "--workers", "2"]
+    with memory_group(900) as processes:
+        done = subprocess.run(
+            command,
+            preexec_fn=lambda: processes.write_text(str(os.getpid())),
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    found = statuses(folder / "out")
+    failed = [name for name, status in found.items() if status == "failed"]
+    print(f"outputs whole: {whole(folder / 'out')} of {COUNT}; failed: {failed}: {done.stderr.splitlines()[:1]}")
+    assert done.returncode == 1
+    assert failed == ["2.png"]
+    assert "2.png': the process that worked on it died (out of memory, or a crash)." in done.stderr
+    assert one_sentence_each(done.stderr) == 1
+    assert whole(folder / "out") == COUNT
 
 
 # ---- processes

@@ -17,13 +17,16 @@ from typing import Any
 
 import fakes
 import makers
+import numpy as np
 import pytest
 
 from tinyhd.cli.main import annotate_main, main
 from tinyhd.options import BatchOptions, InferenceOptions
+from tinyhd.pipeline.analyze import analyze
 from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.manifest import MANIFEST_NAME, TODO, Plan
 from tinyhd.pipeline.workers import run_jobs
+from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.reader import probe
 
 if importlib.util.find_spec("ray") is None:
@@ -136,6 +139,37 @@ def test_the_example_of_ray_data(
     assert (tmp_path / "a.track.npz").exists()
 
 
+def test_a_long_video_in_segments(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its segments are computed on both nodes, and their tracks join to the very one of an unsplit run."""
+    record = tmp_path / "record"
+    monkeypatch.setattr("tinyhd.pipeline.cluster.attempt", fakes.RecordedAttempt(record, seconds=0.1))
+    video = makers.make_video(tmp_path / "a.mp4", range(375), codec="mpeg4", width=96, height=64)
+    out = tmp_path / "out" / "a.track.npz"
+    out.parent.mkdir()
+    plans = [Plan(TODO, Job(video, out, "analyze"))]
+    options = BatchOptions(ray=cluster.address, segment_minutes=2.5 / 60)
+    (outcome,) = run_jobs(plans, InferenceOptions(), options)
+    assert outcome.error is None, outcome.error
+    assert outcome.result is not None
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+    tasks = Counter((kind, task) for kind, _, _, _, task in fakes.recorded(record))
+    nodes = {node for _, _, node, _, task in fakes.recorded(record) if task == "Segment"}
+    with SaliencyTrack(out) as track, analyze(video, backend=fakes.GrayModel()) as unsplit:
+        assert track.info == unsplit.info
+        assert track.times.tolist() == unsplit.times.tolist()
+        assert track.cuts.tolist() == unsplit.cuts.tolist()
+        apart = max(float(np.abs(track.sample(k) - unsplit.sample(k)).max()) for k in range(len(track)))
+        apart /= unsplit.info.value_range[1]
+        print(f"{tasks['end', 'Segment']} segments on {len(nodes)} nodes, {len(track)} samples: they differ by {apart}")
+    assert outcome.result.frames == 375
+    assert tasks["start", "Segment"] == tasks["end", "Segment"] >= 4
+    assert tasks["end", "Scan"] >= 4
+    assert tasks["end", "Join"] == 1
+    assert len(nodes) == 2
+    assert apart <= 1e-3
+
+
 def test_a_node_is_lost(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every output is there, whole and made once; at most the job of the lost worker was done again."""
     count = 10
@@ -152,8 +186,8 @@ def test_a_node_is_lost(cluster: Any, tmp_path: Path, monkeypatch: pytest.Monkey
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             events = fakes.recorded(record)
-            ended = {job for kind, job, _, _ in events if kind == "end"}
-            busy = [node for kind, job, node, _ in events if kind == "start" and job not in ended]
+            ended = {job for kind, job, *_ in events if kind == "end"}
+            busy = [node for kind, job, node, *_ in events if kind == "start" and job not in ended]
             victims = [node for node in cluster.worker_nodes if node.node_id in busy]
             if len(ended) >= 2 and victims:
                 lost.append(victims[0].node_id)
@@ -171,9 +205,9 @@ def test_a_node_is_lost(cluster: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     whole = [path for path in outputs if probe(path).frame_count == 6]
     done = [line["input"] for line in lines(tmp_path / "out") if line["status"] == "done"]
     events = fakes.recorded(record)
-    starts = Counter(job for kind, job, _, _ in events if kind == "start")
+    starts = Counter(job for kind, job, *_ in events if kind == "start")
     again = sum(starts.values()) - count
-    models = len({process for kind, _, _, process in events if kind == "start"})
+    models = len({process for kind, _, _, process, _ in events if kind == "start"})
     print(
         f"nodes lost: {len(lost)}; outputs whole: {len(whole)} of {count}; duplicates: {len(done) - len(set(done))}; "
         f"losses: {count - len(set(done))}; jobs done again: {again}; processes: {models}"

@@ -80,7 +80,7 @@ class AtomicOutput:
     def __init__(self, path: Path, *, overwrite: bool = False, folder: bool = False) -> None:
         self.path, self.overwrite, self.folder = path, overwrite, folder
         mark = hashlib.sha256(os.path.abspath(path).encode(errors="surrogateescape")).hexdigest()[:8]
-        unique = f"{_OWN_PREFIX}{os.getpid()}-{mark}-{secrets.token_hex(4)}"
+        unique = f"{own_prefix()}{mark}-{secrets.token_hex(4)}"
         self.temporary = path.parent / f"{unique}{'' if folder else path.suffix}"
         check_target(path, (), overwrite, folder=folder)
         if not path.parent.is_dir():
@@ -106,7 +106,7 @@ class AtomicOutput:
                 os.symlink(str(os.getpid()), self._claim)
                 return True
             except FileExistsError:
-                if _is_alive(_process_of(self._claim)):
+                if is_alive(_process_of(self._claim)):
                     raise OutputError(
                         f"{os.fspath(self.path)!r} is being written by another run: wait for its end."
                     ) from None
@@ -167,12 +167,17 @@ class AtomicOutput:
             self.temporary.unlink(missing_ok=True)
 
 
+def own_prefix() -> str:
+    """What the names of this process's temporary files and folders start with, for `sweep`."""
+    return f"{_OWN_PREFIX}{os.getpid()}-"
+
+
 def sweep(folder: Path) -> int:
     """Remove the temporary files in a folder that processes of this computer which have died left there; how many."""
     count = 0
     with contextlib.suppress(OSError):
         for child in list(folder.glob(f"{_OWN_PREFIX}*")):
-            if not _is_alive(_process_of(child)):
+            if not is_alive(_process_of(child)):
                 if child.is_dir() and not child.is_symlink():
                     shutil.rmtree(child, ignore_errors=True)
                 else:
@@ -192,7 +197,8 @@ def _process_of(temporary: Path) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this computer, by its number, is still there; True where that cannot be told."""
     if sys.platform == "win32" or process == 0:  # there is no harmless way to ask for a process there
         return True
     try:

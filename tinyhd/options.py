@@ -190,6 +190,13 @@ class BatchOptions(Options):
     timeout: float | None = option(None, "give up on an input after this long", minimum=0.001, metavar="SECONDS")
     max_duration: float | None = option(None, "refuse longer inputs", minimum=0, metavar="SECONDS")
     max_pixels: int | None = option(None, "refuse inputs with larger frames: width x height", minimum=1, metavar="N")
+    cache_dir: str | None = option(
+        None,
+        "keep what is fetched from addresses in this folder, for later commands; default: a temporary one, where it "
+        "stays until its job has ended",
+        metavar="DIR",
+    )
+    cache_size: float = option(10, "so much of it at most", minimum=0.000001, metavar="GB")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """Jobs on a real Ray cluster: several nodes on 127.0.0.1, one of which is lost."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -168,6 +170,37 @@ def test_a_long_video_in_segments(cluster: Any, tmp_path: Path, monkeypatch: pyt
     assert tasks["end", "Join"] == 1
     assert len(nodes) == 2
     assert apart <= 1e-3
+
+
+def test_inputs_and_outputs_at_addresses(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes fetch what they work on, and put their outputs where they belong."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for k in range(3):
+        clip(tmp_path / "web" / f"{k}.mp4", first=k)
+    monkeypatch.setattr("tinyhd.pipeline.cluster.attempt", fakes.RecordedAttempt(tmp_path / "record"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path / "web")))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        names = [f"http://127.0.0.1:{server.server_port}/{k}.mp4" for k in range(4)]
+        command = ["analyze", *names, "--output-dir", f"file://{tmp_path}/out", "--cache-dir", str(tmp_path / "cache")]
+        assert main([*command, "--ray", cluster.address]) == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    (path,) = (tmp_path / "out").glob("tinyhd-manifest-*.jsonl")
+    ended = [line for line in map(json.loads, path.read_text().splitlines()) if line["status"] != "started"]
+    assert sorted((Path(line["input"]).name, line["status"]) for line in ended) == [
+        *((f"{k}.mp4", "done") for k in range(3)),
+        ("3.mp4", "failed"),
+    ]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name, *(f"{k}.track.npz" for k in range(3))}
+    assert {path.name for path in (tmp_path / "cache").rglob("*.mp4")} == {f"{k}.mp4" for k in range(3)}
 
 
 def test_a_node_is_lost(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,8 @@ def add_inputs(parser: argparse.ArgumentParser, output: str | None) -> None:
         metavar="FILE",
         help="a list of inputs: a name a line (- for standard input), or x.csv or x.jsonl with input and any options",
     )
+    add("--dataset", metavar="NAME", help="the videos and still images of a FiftyOne dataset")
+    add("--view", metavar="NAME", help="of --dataset, only what is in this saved view")
     add("--shard", metavar="K/N", help="only the Kth of N parts of the inputs, for several machines")
     add("--start", type=seconds, metavar="TIME", help="only from here on: seconds or [HH:]MM:SS")
     add("--end", type=seconds, metavar="TIME", help="only up to here")

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from tinyhd.choices import convert, field_types
 from tinyhd.cli import dry_run
 from tinyhd.cli.arguments import read_options
 from tinyhd.cli.messages import JobProgress, data
+from tinyhd.cli.output_names import OutputNames
 from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
-from tinyhd.files import ENCODED_TAG, OUTPUT_TAG, REFRAMED_TAG, check_target, make_folder, sweep
+from tinyhd.files import sweep
 from tinyhd.options import GROUPS, BatchOptions
 
 if TYPE_CHECKING:
@@ -39,13 +40,17 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     """One job for each input; returns the exit status."""
     if options.list_models:
         return _list_models()
-    if not options.inputs and not options.from_file:
+    if not options.inputs and not options.from_file and not options.dataset:
         parser.error("name at least one video, still image, folder or glob")
+    if options.view and not options.dataset:
+        parser.error("--view is of a dataset: name one with --dataset")
     batch = read_options(options, BatchOptions)
     template = _template(options)
     from tinyhd.inference.backends import open_backend
     from tinyhd.network.registry import find_model
+    from tinyhd.pipeline.addresses import as_path, is_address
     from tinyhd.pipeline.manifest import ELSEWHERE, TODO, Manifest, Plan
+    from tinyhd.pipeline.remote_manifest import RemoteManifest
     from tinyhd.pipeline.shared import SharedManifest
     from tinyhd.pipeline.workers import run_jobs
     from tinyhd.render.colors import color_table
@@ -64,17 +69,24 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         color_table(template["render"])
     # the options of other actions are made once, not for each job
     template = {field: kind() for groups in GROUPS.values() for field, kind in groups.items()} | template
-    names = _OutputNames([Path(row["input"]) for row in rows], is_batch, options)
+    names = OutputNames([as_path(row["input"]) for row in rows], is_batch, options)
+    if batch.segment_minutes and names.has_address:
+        raise OptionError("--segment-minutes is for inputs and outputs in folders: leave it out with addresses.")
     tally = _Tally(options.command, len(rows), is_batch)
     with contextlib.ExitStack() as stack:
         manifest: Manifest | None = None
         if options.output_dir is not None and needs_network:
-            kind = SharedManifest if batch.lease or options.shard else Manifest
-            manifest = stack.enter_context(kind(Path(options.output_dir), find_model(options.model).hash))
+            kind: Any = SharedManifest if batch.lease or options.shard else Manifest
+            folder = as_path(options.output_dir)
+            if is_address(folder):
+                if batch.lease:
+                    raise OptionError("--lease needs a folder of outputs that all machines see: use --shard instead.")
+                kind = RemoteManifest
+            manifest = stack.enter_context(kind(folder, find_model(options.model).hash))
         elif batch.lease:
             raise OptionError("--lease is for a folder of outputs: name one with --output-dir.")
         else:
-            for folder in {file.parent for file in names.inputs}:
+            for folder in {file.parent for file in names.inputs if not is_address(file)}:
                 sweep(folder)
 
         def plans() -> Iterator[Plan]:
@@ -126,21 +138,25 @@ def run_many(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
 
 def _rows(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
     """The inputs, with their own options where a list gives some, and whether they are a batch."""
-    from tinyhd.pipeline.inputs import distinct, expand_inputs, in_shard, read_list
+    from tinyhd.pipeline.addresses import as_path
+    from tinyhd.pipeline.inputs import dataset_files, distinct, expand_inputs, in_shard, read_list
 
     files, is_batch = expand_inputs(
         options.inputs, recursive=options.recursive, include=options.include, exclude=options.exclude
     )
+    if options.dataset:
+        is_batch = True
+        files = distinct([*files, *map(as_path, dataset_files(options.dataset, options.view))])
     rows: list[dict[str, Any]] = [{"input": os.fspath(file)} for file in files]
     if options.from_file:
         is_batch = True
         listed: dict[Path, dict[str, Any]] = {}
         for row in read_list(options.from_file):
-            listed.setdefault(Path(row["input"]), row)
+            listed.setdefault(as_path(row["input"]), row)
         rows += [listed[file] for file in distinct(listed)]
     if options.shard:
         is_batch = True
-        rows = [row for row in rows if in_shard(Path(row["input"]), options.shard)]
+        rows = [row for row in rows if in_shard(as_path(row["input"]), options.shard)]
     return rows, is_batch
 
 
@@ -150,14 +166,17 @@ def _template(options: argparse.Namespace) -> dict[str, Any]:
     plain = ("start", "end", "regions", "path", "keep", "save_path", "preview")
     common |= {name: getattr(options, name) for name in plain if hasattr(options, name)}
     if getattr(options, "track", None) is not None:
-        common["track"] = Path(options.track)
+        from tinyhd.pipeline.addresses import as_path
+
+        common["track"] = as_path(options.track)
     return common
 
 
-def _job(row: dict[str, Any], template: dict[str, Any], names: "_OutputNames", options: argparse.Namespace) -> "Job":
+def _job(row: dict[str, Any], template: dict[str, Any], names: OutputNames, options: argparse.Namespace) -> "Job":
+    from tinyhd.pipeline.addresses import as_path
     from tinyhd.pipeline.batch import Job
 
-    file = Path(row["input"])
+    file = as_path(row["input"])
     job = Job(**template, **names.of(file), input=file, action=options.command, overwrite=options.overwrite)
     own = {name: value for name, value in row.items() if name != "input" and value not in (None, "")}
     if not own:
@@ -275,79 +294,6 @@ class _Tally:
     def _fail(self, name: str, error: str) -> None:
         self.failed += 1
         log.error("%s", error, extra=data("failed", input=name, error=error))
-
-
-class _OutputNames:
-    """Where the outputs of each input go."""
-
-    def __init__(self, files: Sequence[Path], is_batch: bool, options: argparse.Namespace) -> None:
-        from tinyhd.pipeline.inputs import distinct_stems
-
-        self._options, self.inputs, self._is_batch = options, files, is_batch
-        self._folder = None if options.output_dir is None else make_folder(Path(options.output_dir))
-        self._stems = dict(zip(files, distinct_stems(files, self._folder), strict=True))
-        # files from anywhere lie side by side in the folders for maps and statistics
-        self._beside = {name: getattr(options, name, None) for name in ("save_maps", "stats")}
-        side_stems = distinct_stems(files, Path()) if any(self._beside.values()) else [""] * len(files)
-        self._side_stems = dict(zip(files, side_stems, strict=True))
-        self._identities: set[tuple[int, int]] | None = None
-        if is_batch:
-            for target in self._beside.values():
-                if target is not None:
-                    make_folder(Path(target))
-
-    def of(self, file: Path) -> dict[str, Any]:
-        """Fields of `Job` for what is written beside the output of an input."""
-        names: dict[str, Any] = {}
-        for name, target in self._beside.items():
-            if target is not None and self._is_batch:
-                target = os.path.join(target, self._side_stems[file] + (os.sep if name == "save_maps" else ".csv"))
-            if target is not None:
-                names[name] = target
-        return names
-
-    def check(self, job: "Job") -> None:
-        """Refuse an output that is there already or, whatever the options, one of the inputs. Raises `OutputError`."""
-        if job.output is None:
-            return
-        is_input = False
-        if os.path.exists(job.output):
-            if self._identities is None:
-                self._identities = {_identity(file) for file in self.inputs if file.exists()}
-            is_input = _identity(job.output) in self._identities
-        check_target(job.output, [job.output] if is_input else [], job.overwrite)
-
-    def with_output(self, job: "Job") -> "Job":
-        """The job with the name of its output, where that is not the default name."""
-        return job if job.output is not None else dataclasses.replace(job, output=self._output(job.input))
-
-    def _output(self, file: Path) -> Path | None:
-        from tinyhd.pipeline.moments import MOMENTS_SUFFIX
-        from tinyhd.saliency.track import TRACK_SUFFIX
-        from tinyhd.video.reader import probe
-
-        command = self._options.command
-        if getattr(self._options, "output", None) is not None:
-            return Path(self._options.output)
-        if command == "annotate" and not (self._is_batch or self._folder):
-            return None
-        if command == "analyze":
-            ending = TRACK_SUFFIX
-        elif command == "moments":
-            ending = MOMENTS_SUFFIX
-        elif command == "encode":
-            ending = f"{ENCODED_TAG}.mp4"
-        elif getattr(self._options, "path_only", False):
-            ending = f"{REFRAMED_TAG}.csv"
-        else:
-            tag = OUTPUT_TAG if command == "annotate" else REFRAMED_TAG
-            ending = tag + (".png" if probe(file).is_still else ".mp4")
-        return (self._folder or file.parent) / f"{self._stems[file]}{ending}"
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_dev, status.st_ino
 
 
 def _list_models() -> int:

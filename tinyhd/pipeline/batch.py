@@ -19,6 +19,7 @@ from tinyhd.options import (
     RenderOptions,
     RoiOptions,
 )
+from tinyhd.pipeline.addresses import as_path
 from tinyhd.pipeline.analyze import Progress, Seconds, analyze
 from tinyhd.pipeline.annotate import AnnotateResult, annotate
 from tinyhd.pipeline.encode import encode
@@ -97,7 +98,7 @@ class Job:
         known = {entry.name for entry in fields(cls)} - {group for groups in GROUPS.values() for group in groups}
         if unknown := sorted(set(left) - known):
             raise OptionError(f"there is no option {unknown[0]!r}.")
-        given |= {name: Path(left.pop(name)) for name in ("input", "output", "track") if name in left}
+        given |= {name: as_path(left.pop(name)) for name in ("input", "output", "track") if name in left}
         return cls(**left, **given)
 
 

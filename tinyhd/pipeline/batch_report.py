@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from typing import Any
 
 from tinyhd.errors import InputError, OptionError
 from tinyhd.files import StrPath, check_suffix, check_target, write_file
+from tinyhd.pipeline.addresses import Address, is_address
 from tinyhd.pipeline.manifest import MANIFEST_NAME, manifests, read_manifest
+from tinyhd.pipeline.remote_manifest import fetch_manifests
 from tinyhd.version import __version__
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -65,7 +68,7 @@ def batch_report(
     """Write a report about a batch: one HTML page, and a table with a row for each input.
 
     Args:
-        folder: what the batch had as --output-dir.
+        folder: what the batch had as --output-dir, an address included.
         output: ends in .html; None: `tinyhd-report.html` in the folder.
         table: ends in .csv or .parquet, for which PyArrow is needed; None: beside the page, .csv.
         overwrite: replace files that exist.
@@ -75,20 +78,31 @@ def batch_report(
         OutputError: a file cannot be written.
         OptionError: another ending, or Jinja or PyArrow is not installed.
     """
-    found = manifests(Path(folder))
-    page = Path(folder) / "tinyhd-report.html" if output is None else Path(output)
+    name = os.fspath(folder)
+    if is_address(name):
+        if output is None:
+            raise OptionError(f"{name!r} is at an address: say where the page goes, with -o.")
+        with tempfile.TemporaryDirectory(prefix="tinyhd-") as here:
+            fetch_manifests(Address(name), Path(here))
+            return _report(Path(here), name, output, table, overwrite)
+    return _report(Path(folder), name, output, table, overwrite)
+
+
+def _report(folder: Path, name: str, output: StrPath | None, table: StrPath | None, overwrite: bool) -> BatchReport:
+    found = manifests(folder)
+    page = folder / "tinyhd-report.html" if output is None else Path(output)
     beside = page.with_suffix(".csv") if table is None else Path(table)
     check_suffix(page, (".html", ".htm"), "a report")
     check_suffix(beside, TABLE_SUFFIXES, "a table")
     for path in (page, beside):
         check_target(path, found, overwrite)
     if not found:
-        raise InputError(f"there is no {MANIFEST_NAME} in {os.fspath(folder)!r}: name the --output-dir of a batch.")
+        raise InputError(f"there is no {MANIFEST_NAME} in {name!r}: name the --output-dir of a batch.")
     try:
         rows = _rows(found)
     except OSError as error:
         raise InputError(f"{os.fspath(error.filename)!r} cannot be read: {error.strerror}.") from error
-    text = _html(rows, os.path.basename(os.path.abspath(folder)))
+    text = _html(rows, os.path.basename(os.path.abspath(name)))
     content = _parquet(rows) if beside.suffix.lower() == ".parquet" else _csv(rows)
     write_file(page, text.encode())
     write_file(beside, content)

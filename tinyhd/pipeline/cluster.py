@@ -28,8 +28,9 @@ import numpy as np
 from tinyhd.errors import InputError, OptionError, TinyHDError
 from tinyhd.inference.backends import open_backend
 from tinyhd.options import BatchOptions, InferenceOptions
+from tinyhd.pipeline.addresses import is_address
 from tinyhd.pipeline.batch import Job
-from tinyhd.pipeline.manifest import output_names
+from tinyhd.pipeline.manifest import exists, output_names
 from tinyhd.pipeline.schedule import JobProgress, Outcome, Schedule, Step, Task, attempt, job_of, needs_model
 from tinyhd.version import __version__
 
@@ -54,6 +55,8 @@ def run_on_ray(
         OptionError: Ray is not installed, there is no such cluster, or its nodes cannot run this tinyhd.
         WeightsError: the model cannot be opened there.
     """
+    if options.cache_dir is not None:
+        options = dataclasses.replace(options, cache_dir=os.path.abspath(options.cache_dir))
     with connected(options.ray or LOCAL) as ray:
         resources = _resources(ray, inference)
         task = ray.remote(max_retries=_RETRIES, max_calls=0, **resources)(_work)
@@ -108,12 +111,12 @@ def everywhere(job: Job) -> Job:
         name = getattr(job, field)
         if isinstance(name, Path):
             absolute[field] = name.absolute()
-        elif isinstance(name, str):  # a trailing slash says that it is a folder
+        elif isinstance(name, str) and not is_address(name):  # a trailing slash says that it is a folder
             absolute[field] = os.path.join(os.getcwd(), name)
     model = job.inference.model
     if model is not None and os.path.exists(model):
         absolute["inference"] = dataclasses.replace(job.inference, model=os.path.abspath(model))
-    fresh = job.output is not None and not any(os.path.lexists(name) for name in output_names(job))
+    fresh = job.output is not None and not any(exists(name) for name in output_names(job))
     return dataclasses.replace(job, **absolute, overwrite=job.overwrite or fresh)
 
 

@@ -3,6 +3,7 @@
 import csv
 import glob
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -15,6 +16,10 @@ from typing import Any
 
 from tinyhd.errors import InputError, OptionError
 from tinyhd.files import ENCODED_TAG, OUTPUT_TAG, REFRAMED_TAG, TEMPORARY_PREFIX
+from tinyhd.options import BatchOptions
+from tinyhd.pipeline.addresses import Address, absolute, as_path, find, is_address, look
+from tinyhd.pipeline.fetched import Cache
+from tinyhd.video import reader
 
 MEDIA_SUFFIXES = frozenset(
     (
@@ -24,6 +29,10 @@ MEDIA_SUFFIXES = frozenset(
     )
 )
 """Names with these endings are taken from a folder."""
+
+_STILL_SUFFIXES = frozenset((".jpg", ".jpeg", ".bmp"))
+_EITHER_SUFFIXES = frozenset((".gif", ".apng", ".png", ".webp", ".tif", ".tiff"))
+"""Still images, or animations."""
 
 
 def expand_inputs(
@@ -35,9 +44,10 @@ def expand_inputs(
 ) -> tuple[list[Path], bool]:
     """Files, folders and globs -> (files, whether they are a batch).
 
-    A folder stands for the videos and still images in it (not what this tool wrote), sorted; a glob (`*`, `?`, `[`, and
-    `**` for subfolders) for what it matches, unless a file has that very name. Each file comes once. It is a batch
-    where several arguments, a folder or a glob were given, however many files they hold.
+    A folder, here or at an address, stands for the videos and still images in it (not what this tool wrote), sorted; a
+    glob (`*`, `?`, `[`, and `**` for subfolders; at an address `*` only) for what it matches, unless a file has that
+    very name. Each file comes once. It is a batch where several arguments, a folder or a glob were given, however many
+    files they hold.
 
     Args:
         recursive: take the files in subfolders too.
@@ -51,17 +61,31 @@ def expand_inputs(
     names = [os.fspath(argument) for argument in arguments]
     batch = len(names) > 1
     for argument in names:
-        path = Path(argument)
-        if path.is_dir():
+        path = as_path(argument)
+        if isinstance(path, Address):
+            if not _is_several(path):
+                files.append(path)
+                continue
+            batch = True
+            below = {file: name for file, name in find(path, recursive).items() if _is_media_name(file)}
+            wanted = [file for file, name in below.items() if _is_wanted(name, include, exclude)]
+            if not wanted:
+                is_there = "*" in argument or look(path) is not None
+                what = "video or still image that is wanted" if is_there else "such folder or bucket"
+                raise InputError(f"there is no {what} at {argument!r}.")
+            files += sorted(wanted)
+        elif path.is_dir():
             batch = True
             found = [
                 child
                 for child in (_walk(path) if recursive else path.iterdir())
-                if _is_media(child) and _is_wanted(child, path, include, exclude)
+                if _is_media_name(child)
+                and child.is_file()
+                and _is_wanted(child.relative_to(path).as_posix(), include, exclude)
             ]
             if not found:
-                wanted = " that is wanted" if include or exclude else ""
-                raise InputError(f"there is no video or still image{wanted} in the folder {argument!r}.")
+                which = " that is wanted" if include or exclude else ""
+                raise InputError(f"there is no video or still image{which} in the folder {argument!r}.")
             files += sorted(found)
         elif not os.path.lexists(path) and glob.has_magic(argument):
             batch = True
@@ -78,7 +102,7 @@ def distinct(files: Iterable[Path]) -> list[Path]:
     """The files, each once, in the order in which they came first."""
     first: dict[str, Path] = {}
     for file in files:
-        first.setdefault(os.path.realpath(file), file)
+        first.setdefault(str(file) if is_address(file) else os.path.realpath(file), file)
     return list(first.values())
 
 
@@ -88,11 +112,11 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(base, name) for name in names)
 
 
-def _is_wanted(file: Path, folder: Path, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    below = file.relative_to(folder).as_posix()
+def _is_wanted(below: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    name = below.rpartition("/")[2]
 
     def fits(patterns: Sequence[str]) -> bool:
-        return any(fnmatch(file.name, pattern) or fnmatch(below, pattern) for pattern in patterns)
+        return any(fnmatch(name, pattern) or fnmatch(below, pattern) for pattern in patterns)
 
     return (not include or fits(include)) and not fits(exclude)
 
@@ -129,6 +153,41 @@ def read_list(name: str) -> list[dict[str, Any]]:
     return rows
 
 
+def dataset_files(name: str, view: str | None = None) -> list[str]:
+    """The videos and still images of a FiftyOne dataset, or of a view that is saved in it, in their order.
+
+    Raises:
+        OptionError: FiftyOne is not installed, or its database does not answer.
+        InputError: there is no such dataset or view, or there is neither video nor still image in it.
+    """
+    try:
+        fiftyone = importlib.import_module("fiftyone")
+    except ImportError as error:
+        raise OptionError("--dataset needs FiftyOne, which is not installed: pip install 'tinyhd[plugin]'.") from error
+    try:
+        if not fiftyone.dataset_exists(name):
+            raise InputError(f"there is no FiftyOne dataset {name!r}: `fiftyone datasets list` prints their names.")
+        samples = fiftyone.load_dataset(name)
+        if view is not None:
+            if not samples.has_saved_view(view):
+                raise InputError(f"the FiftyOne dataset {name!r} has no saved view {view!r}.")
+            samples = samples.load_saved_view(view)
+        kinds, files = ("video", "image"), []
+        if samples.media_type in kinds:
+            files = samples.values("filepath")
+        elif samples.media_type == "group":
+            slices = [slice for slice, kind in samples.group_media_types.items() if kind in kinds]
+            files = samples.select_group_slices(slices, _allow_mixed=True).values("filepath") if slices else []
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds: its database, its configuration, its version
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise OptionError(f"the FiftyOne dataset {name!r} cannot be read: {reason}.") from error
+    if not files:
+        raise InputError(f"there is no video or still image in the FiftyOne dataset {name!r}.")
+    return files
+
+
 def in_shard(file: Path, shard: str) -> bool:
     """Whether a file belongs to a part such as "3/16" of all inputs: by a digest of its absolute path, so that every
     machine that sees the same paths agrees. Raises `OptionError` for another form."""
@@ -136,13 +195,38 @@ def in_shard(file: Path, shard: str) -> bool:
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= count:
         raise OptionError(f"the shard is {shard!r}; it must be such as 3/16: the third of sixteen parts.")
-    digest = hashlib.sha256(os.fsencode(os.path.abspath(file))).digest()
+    digest = hashlib.sha256(os.fsencode(absolute(file))).digest()
     return int.from_bytes(digest[:8], "big") % count == number - 1
 
 
-def _is_media(path: Path) -> bool:
+def _is_several(address: Address) -> bool:
+    """Whether an address is of a folder, or a pattern; a name as of a video is taken for one without asking."""
+    text = str(address)
+    if address.scheme in ("http", "https"):
+        return text.endswith("/")
+    if "*" in text or text.endswith("/"):
+        return True
+    if address.suffix.lower() in MEDIA_SUFFIXES:
+        return False
+    facts = look(address)
+    return facts is not None and facts.is_folder
+
+
+def is_still(file: Path) -> bool:
+    """Whether a file is a still image: by its name where that is enough, at an address. Raises as `probe`."""
+    if not isinstance(file, Address):
+        return reader.probe(file).is_still
+    if file.suffix.lower() in _STILL_SUFFIXES:
+        return True
+    if file.suffix.lower() in MEDIA_SUFFIXES - _EITHER_SUFFIXES:
+        return False
+    with Cache(BatchOptions()).copy(file) as copy:
+        return reader.probe(copy).is_still
+
+
+def _is_media_name(path: Path) -> bool:
     ours = path.stem.endswith((OUTPUT_TAG, REFRAMED_TAG, ENCODED_TAG)) or path.name.startswith(TEMPORARY_PREFIX)
-    return path.suffix.lower() in MEDIA_SUFFIXES and not ours and path.is_file()
+    return path.suffix.lower() in MEDIA_SUFFIXES and not ours
 
 
 def distinct_stems(inputs: Sequence[Path], output_folder: Path | None = None) -> list[str]:

@@ -23,9 +23,10 @@ from typing import IO, Any, NamedTuple, Self
 from filelock import FileLock, Timeout
 
 from tinyhd.choices import Options
-from tinyhd.errors import InputError, OutputError
-from tinyhd.files import cannot_write, sweep
+from tinyhd.errors import InputError, OutputError, TinyHDError
+from tinyhd.files import StrPath, cannot_write, sweep
 from tinyhd.options import GROUPS
+from tinyhd.pipeline.addresses import absolute, find, is_address, look
 from tinyhd.pipeline.batch import Job, Result
 from tinyhd.pipeline.leases import in_use
 from tinyhd.pipeline.outputs import default_output
@@ -178,7 +179,7 @@ class Manifest:
     def begin(self, plan: Plan) -> None:
         """Note that a job begins. Raises `OutputError` where that cannot be written."""
         outputs = output_names(plan.job)
-        fresh = plan.job.overwrite or not any(os.path.lexists(name) for name in outputs)
+        fresh = plan.job.overwrite or not any(exists(name) for name in outputs)
         self._write(plan, _STARTED, [(name, 0) for name in outputs], fresh=fresh)
 
     def end(self, plan: Plan, result: Result | None, error: str | None = None, worker: int = 0) -> None:
@@ -191,7 +192,9 @@ class Manifest:
         if result is None:
             self._write(plan, FAILED, [], error=error, **facts)
             return
-        outputs = [(name, _size(name) or 0) for name in output_names(replace(plan.job, output=result.output))]
+        outputs = [
+            (name, _size(name, listed=False) or 0) for name in output_names(replace(plan.job, output=result.output))
+        ]
         facts |= {"frames": result.frames, "seconds": round(result.elapsed_seconds, 3)}
         self._write(plan, DAMAGED if result.damaged else DONE, outputs, warnings=list(result.warnings), **facts)
 
@@ -291,7 +294,7 @@ def _settings_hash(groups: tuple[Options, ...], own: tuple[str, ...]) -> str:
 def output_names(job: Job) -> list[str]:
     """The names of all files and folders that a job writes."""
     output = job.output or default_output(job.input, probe(job.input).is_still)
-    return [os.path.abspath(name) for name in (output, job.save_maps, job.stats, job.save_path) if name is not None]
+    return [absolute(name) for name in (output, job.save_maps, job.stats, job.save_path) if name is not None]
 
 
 def job_key(job: Job) -> tuple[str, str]:
@@ -299,12 +302,23 @@ def job_key(job: Job) -> tuple[str, str]:
     return job.action, _name(job.input)
 
 
+def exists(name: StrPath) -> bool:
+    """Whether something is there: a file or folder of this machine, or what an address says."""
+    return look(name, listed=True) is not None if is_address(name) else os.path.lexists(name)
+
+
 def _name(path: Path) -> str:
-    return os.path.realpath(path)
+    return os.fspath(path) if is_address(path) else os.path.realpath(path)
 
 
 def _identity(path: Path) -> tuple[int, int, str]:
-    """Size, time of the last change, and a digest of the first and the last megabyte; zeros where it cannot be read."""
+    """Size, time of the last change, and a digest of the first and the last megabyte, or what a store has in its place;
+    zeros where it cannot be read."""
+    if is_address(path):
+        with contextlib.suppress(TinyHDError):
+            if (facts := look(path)) is not None:
+                return facts.size or 0, 0, facts.version
+        return 0, 0, ""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -318,6 +332,9 @@ def _identity(path: Path) -> tuple[int, int, str]:
 
 
 def _same_input(path: Path, entry: Entry) -> bool:
+    if is_address(path):
+        facts = look(path, listed=True)
+        return entry.size == 0 if facts is None else (facts.size, facts.version) == (entry.size, entry.content)
     try:
         status = path.stat()
     except OSError:
@@ -327,8 +344,11 @@ def _same_input(path: Path, entry: Entry) -> bool:
     return status.st_mtime_ns == entry.mtime_ns or _identity(path)[2] == entry.content
 
 
-def _size(name: str) -> int | None:
+def _size(name: str, listed: bool = True) -> int | None:
     """Of a file; of a folder how many files are in it; None where there is none."""
+    if is_address(name):
+        facts = look(name, listed=listed)
+        return len(find(name)) if facts is not None and facts.is_folder else facts and facts.size
     try:
         return len(os.listdir(name)) if os.path.isdir(name) else os.path.getsize(name)
     except OSError:

@@ -14,6 +14,7 @@ from tinyhd.inference.backends import Backend
 from tinyhd.options import BatchOptions
 from tinyhd.pipeline.analyze import Progress
 from tinyhd.pipeline.batch import Job, Result, run_job
+from tinyhd.pipeline.fetched import on_this_machine
 from tinyhd.pipeline.manifest import Plan
 from tinyhd.pipeline.segments import Film, Join, Part, Scan
 from tinyhd.video.reader import probe
@@ -66,8 +67,9 @@ def attempt(task: Task, options: BatchOptions, backend: Backend | None, progress
     try:
         if not isinstance(task, Job):
             return {"result": task.run(backend)}
-        check_limits(job, options)
-        return {"result": run_job(job, backend=backend, progress=progress)}
+        with on_this_machine(job, options) as (here, finish):
+            check_limits(here, options)
+            return {"result": finish(run_job(here, backend=backend, progress=progress))}
     except TinyHDError as error:
         return {"error": str(error), "is_usage": isinstance(error, OptionError)}
     except Exception as error:

@@ -18,6 +18,7 @@ from typing import Any
 from tinyhd.errors import TinyHDError
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.options import BatchOptions, InferenceOptions
+from tinyhd.pipeline.fetched import fetch_ahead
 from tinyhd.pipeline.manifest import Plan
 from tinyhd.pipeline.schedule import JobProgress, Outcome, Schedule, Step, Task, attempt, needs_model
 
@@ -53,16 +54,17 @@ def run_jobs(
 
         yield from run_on_ray(Schedule(plans, options, begin, everywhere), inference, options, progress)
         return
-    schedule = Schedule(plans, options, begin)
     count = options.worker_count
-    if count == 0:
-        yield from _here(schedule, inference, options, backend, progress)
-        return
-    pool = _Pool(inference, options, count)
-    try:
-        yield from pool.run(schedule, progress)
-    finally:
-        pool.close()
+    with contextlib.closing(fetch_ahead(plans, options)) as plans:
+        schedule = Schedule(plans, options, begin)
+        if count == 0:
+            yield from _here(schedule, inference, options, backend, progress)
+            return
+        pool = _Pool(inference, options, count)
+        try:
+            yield from pool.run(schedule, progress)
+        finally:
+            pool.close()
 
 
 def _here(

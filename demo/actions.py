@@ -417,6 +417,30 @@ class Actions:
         with clean_errors(), self.store.using(job) as kept:
             return self._files(kept, RenderOptions(), ("reframed",), progress, aspect)[0]
 
+    def moments(self, job: str, progress: gr.Progress = _PROGRESS) -> str:
+        """Picks key moments of a video that /annotate has seen: sharp frames on which attention is gathered.
+
+        Args:
+            job: From the summary of /annotate; files are kept for half an hour after their last use.
+
+        Returns:
+            A zip file of pictures, with a contact sheet and a JSON file that says when they are.
+        """
+        with clean_errors(), self.store.using(job) as kept:
+            return self._files(kept, RenderOptions(), ("moments",), progress)[0]
+
+    def report(self, job: str, progress: gr.Progress = _PROGRESS) -> str:
+        """Writes a report of attention in a video that /annotate has seen: film strip, attention over time, focus.
+
+        Args:
+            job: From the summary of /annotate; files are kept for half an hour after their last use.
+
+        Returns:
+            One HTML file, which needs nothing else.
+        """
+        with clean_errors(), self.store.using(job) as kept:
+            return self._files(kept, RenderOptions(), ("report",), progress)[0]
+
     def encode(
         self,
         job: str,

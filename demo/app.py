@@ -281,6 +281,7 @@ def _add_api(
         name = gr.Textbox(label="job")
         overlay, heatmap = gr.File(label="Annotated video or picture"), gr.File(label="Heat map")
         reframed, encoded = gr.File(label="Reframed video or picture"), gr.File(label="Encoded video")
+        pictures, page = gr.File(label="Key moments"), gr.File(label="Report")
         maps, table = gr.File(label="Raw maps"), gr.File(label="Statistics")
         facts, numbers = gr.JSON(label="Summary"), gr.JSON(label="Numbers")
         button = gr.Button()
@@ -301,6 +302,8 @@ def _add_api(
         concurrency_limit=None,
     )
     gr.on([button.click], actions.reframe, [name, aspect], [reframed], api_name="reframe", concurrency_limit=None)
+    gr.on([button.click], actions.moments, [name], [pictures], api_name="moments", concurrency_limit=None)
+    gr.on([button.click], actions.report, [name], [page], api_name="report", concurrency_limit=None)
     gr.on(
         [button.click],
         actions.encode,

@@ -115,6 +115,8 @@ def test_the_api_annotates_and_draws_again(served, client, tmp_path):
     reframed = client.predict(job=facts["job"], aspect="9:16", api_name="/reframe")
     assert probe(reframed).width < probe(reframed).height == probe(overlay).height
     assert facts["aspects"][0] == "9:16"
+    for kind, suffix in (("moments", ".moments.zip"), ("report", ".report.html")):
+        assert Path(client.predict(job=facts["job"], api_name=f"/{kind}")).name == f"my-clip{suffix}"
     encoded, numbers = client.predict(job=facts["job"], codec="h264", strength=4, crf="30", api_name="/encode")
     assert Path(encoded).name == "my-clip.encoded.mp4"
     assert numbers["bytes"] == Path(encoded).stat().st_size < numbers["plain_bytes"]
@@ -123,7 +125,7 @@ def test_the_api_annotates_and_draws_again(served, client, tmp_path):
 
 def test_the_api_says_what_it_takes(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/annotate", "/render", "/reframe", "/encode"}
+    assert set(endpoints) == {"/annotate", "/render", "/reframe", "/moments", "/report", "/encode"}
     assert "hevc" in endpoints["/encode"]["parameters"][1]["python_type"]["type"]
     annotate = {p["parameter_name"]: p for p in endpoints["/annotate"]["parameters"]}
     assert list(annotate) == ["file", "model", *LOOK]
@@ -266,7 +268,7 @@ def test_agents_find_and_use_the_tools(tmp_path):
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            assert set(tools) == {"annotate", "render", "reframe", "encode"}
+            assert set(tools) == {"annotate", "render", "reframe", "moments", "report", "encode"}
             assert tools["encode"].inputSchema["required"] == ["job"]
             assert "where people look" in tools["annotate"].description
             assert tools["annotate"].inputSchema["properties"]["style"]["enum"] == list(STYLES)
@@ -579,9 +581,10 @@ def test_places_in_the_queue_on_the_page(served, page):
         wait_for(each, "ready")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(served, page, theme):
-    """Contrast, names, headings, ... of everything on the page, before and with a result."""
+@pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 1360)])
+def test_axe_finds_nothing(served, page, theme, width):
+    """Contrast, names, headings, ... of everything on the page, before and with a result; nothing is cut off."""
+    page.set_viewport_size({"width": width, "height": 1000})
     try:
         from axe_playwright_python.sync_playwright import Axe
     except ImportError:
@@ -595,6 +598,7 @@ def test_axe_finds_nothing(served, page, theme):
         if state == "ready":
             page.click("#encode button")
         page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
         found = axe.run(page, options={"runOnly": tags})
         assert found.response["violations"] == [], found.generate_report()
         page.click("#example-video")

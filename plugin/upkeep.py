@@ -144,4 +144,5 @@ class UndoVideos(foo.Operator):
             delete_report(dataset, name.removeprefix(_REPORT))
             return {"name": name, "removed": 1, "summary": f"The {name} is removed."}
         removed = undo_videos(dataset, name)
-        return {"name": name, "removed": removed, "summary": f"{count(removed, 'video')} of {name!r} removed."}
+        summary = f"Removed {name!r}, which was made of {count(removed, 'video')}."
+        return {"name": name, "removed": removed, "summary": summary}

@@ -88,6 +88,12 @@ def test_annotate_on_a_selection(dataset: Any, serve: Any) -> None:
     assert [path is None for path in dataset.values("annotated_path")] == [False, False, True]
 
 
+def test_moments_on_a_selection(dataset: Any, serve: Any) -> None:
+    assert notice(serve("moments", dataset.limit(2))) == "2 videos done."
+    dataset.reload()
+    assert [labels is None for labels in dataset.values("moments")] == [False, False, True]
+
+
 def test_reencode_on_a_selection(dataset: Any, serve: Any, tmp_path: Path) -> None:
     sample = dataset.last()
     sample.filepath = str(makers.foreign_audio(tmp_path).path)

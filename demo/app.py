@@ -348,6 +348,7 @@ def _theme() -> Any:
     return gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=sans, font_mono=mono).set(
         block_title_padding="0",
         color_accent="*primary_700",
+        button_secondary_background_fill_hover_dark="*primary_700",
         body_text_color_subdued="*neutral_600",
         **plain,
         **accents,

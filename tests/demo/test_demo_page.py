@@ -581,7 +581,7 @@ def test_places_in_the_queue_on_the_page(served, page):
         wait_for(each, "ready")
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 1360)])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 1360), ("dark", 375)])
 def test_axe_finds_nothing(served, page, theme, width):
     """Contrast, names, headings, ... of everything on the page, before and with a result; nothing is cut off."""
     page.set_viewport_size({"width": width, "height": 1000})

@@ -4,7 +4,9 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import tinyhd
@@ -36,6 +38,15 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         skip_or_fail("no reference data: set TINYHD_SHARED to the folder that holds golden/, weights/ and data/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden_clip(shared: Path) -> tuple[Any, np.ndarray]:
+    """What the published networks give for a real clip, and the clip as they take it, float32 (1, 3, 16, 192, 256)."""
+    from tinyhd.inference.preprocess import normalize_rgb
+
+    golden = np.load(shared / "golden" / "official_rc4_clip.npz")
+    return golden, np.stack([normalize_rgb(frame) for frame in golden["frames_rgb_uint8_thwc"]], 1)[None]
 
 
 @pytest.fixture(scope="session", autouse=True)

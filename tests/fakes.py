@@ -3,8 +3,10 @@
 So a map carries the bar code of the frame it belongs to, and costs nothing to compute.
 """
 
+import io
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from tinyhd.network.config import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from tinyhd.network.model import TinyHD
+    from tinyhd.saliency.track import SaliencyTrack
 
 SCALE = 0.2
 """Map value of white."""
@@ -57,6 +60,28 @@ def small_network() -> "TinyHD":
             if name.endswith("norm.weight"):
                 weights.mul_(3)
     return model
+
+
+def made_track(
+    saliency: Callable[[float], np.ndarray],
+    seconds: float = 10,
+    rate: float = 10,
+    *,
+    cuts: Sequence[float] = (),
+    size: tuple[int, int] = (640, 360),
+) -> "SaliencyTrack":
+    """A track of a video that does not exist, of this size, with the map `saliency(time)` at each of its samples."""
+    from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource
+    from tinyhd.saliency.track_writer import TrackWriter
+
+    memory = io.BytesIO()
+    with TrackWriter(memory) as writer:
+        for cut in cuts:
+            writer.add_cut(cut)
+        for k in range(round(seconds * rate)):
+            writer.add(k / rate, np.asarray(saliency(k / rate), np.float32))
+        writer.finish(TrackInfo(TrackSource("clip.mp4", 1, "0" * 64, *size), "made", "sha256:1"))
+    return SaliencyTrack(memory)
 
 
 def as_picture(saliency: np.ndarray) -> np.ndarray:

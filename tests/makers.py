@@ -11,13 +11,14 @@ The picture (upright): a gray ramp with a bright disc that moves to the right, f
 along the top edge, and the bar code along the whole bottom quarter.
 """
 
+import functools
 import io
 import math
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -236,17 +237,36 @@ def _ticks(count: int, rate: Fraction = RATE) -> list[Fraction]:
     return [k / rate for k in range(count)]
 
 
+def clip(path: Path, count: int = 3, first: int = 0) -> Path:
+    """A small video, soon made, whose bar codes start at `first`; so are the folders that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
+
+
 # --- one difficulty each ------------------------------------------------------------------------------------
 
 
+HARD_FILES: dict[str, Callable[[Path], Made]] = {}
+"""All the files that must work, by the names of their makers."""
+
+
+def hard(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Enters a maker into `HARD_FILES`."""
+    HARD_FILES[make.__name__] = make
+    return make
+
+
+@hard
 def plain(folder: Path, count: int = 24, name: str = "plain.mp4", **options: Any) -> Made:
     return Made(make_video(folder / name, count, **options), list(range(count)), _ticks(count))
 
 
+@hard
 def one_frame(folder: Path) -> Made:
     return plain(folder, 1, "one_frame.mp4")
 
 
+@hard
 def vfr(folder: Path) -> Made:
     """Variable frame rate: 24 frames at uneven multiples of 1/600 s."""
     pts = np.cumsum([0] + [20, 25, 60, 10, 11, 300, 20, 20] * 3)[:24].tolist()
@@ -254,6 +274,7 @@ def vfr(folder: Path) -> Made:
     return Made(path, list(range(24)), [Fraction(p, 600) for p in pts])
 
 
+@hard
 def late_video(folder: Path) -> Made:
     """The sound starts at 0, the first picture 0.48 s later: that offset must be kept."""
     pts = range(12, 36)
@@ -261,55 +282,59 @@ def late_video(folder: Path) -> Made:
     return Made(path, list(range(24)), [p / RATE for p in pts])
 
 
+@hard
 def late_start(folder: Path) -> Made:
     """Everything starts at 1.4 s, as MPEG transport streams do: `Frame.time` starts at 0."""
-    path = make_video(folder / "late_start.ts", 24, pts=range(35, 59), options={"bf": "2"})
-    return Made(path, list(range(24)), _ticks(24))
+    return plain(folder, name="late_start.ts", pts=range(35, 59), options={"bf": "2"})
 
 
 def rotated(folder: Path, clockwise: int = 90) -> Made:
     """A phone video: stored lying, with a display matrix that turns it clockwise into the upright picture."""
-    path = make_video(
-        folder / f"rotated_{clockwise}.mp4",
-        transform=lambda rgb, _: np.rot90(rgb, clockwise // 90).copy(),
-        rotation=-clockwise,
-    )
-    return Made(path, list(range(24)), _ticks(24))
+    turn = {"rotation": -clockwise, "transform": lambda rgb, _: np.rot90(rgb, clockwise // 90).copy()}
+    return plain(folder, name=f"rotated_{clockwise}.mp4", **turn)
 
 
+HARD_FILES |= {f"rotated_{angle}": functools.partial(rotated, clockwise=angle) for angle in (90, 180, 270)}
+
+
+@hard
 def mirrored(folder: Path) -> Made:
     """A front camera's video: stored mirrored, with a display matrix that mirrors it back."""
-    path = make_video(folder / "mirrored.mp4", transform=lambda rgb, _: rgb[:, ::-1].copy(), hflip=True)
-    return Made(path, list(range(24)), _ticks(24))
+    return plain(folder, name="mirrored.mp4", transform=lambda rgb, _: rgb[:, ::-1].copy(), hflip=True)
 
 
+@hard
 def flipped(folder: Path) -> Made:
     """Stored upside down, with a display matrix that says so and nothing else."""
-    path = make_video(folder / "flipped.mp4", transform=lambda rgb, _: rgb[::-1].copy(), rotation=180, hflip=True)
-    return Made(path, list(range(24)), _ticks(24))
+    return plain(folder, name="flipped.mp4", transform=lambda rgb, _: rgb[::-1].copy(), rotation=180, hflip=True)
 
 
+@hard
 def odd_size(folder: Path) -> Made:
-    path = make_video(folder / "odd_size.mkv", width=181, height=127, codec="ffv1")
-    return Made(path, list(range(24)), _ticks(24), size=(181, 127))
+    return replace(plain(folder, name="odd_size.mkv", width=181, height=127, codec="ffv1"), size=(181, 127))
 
 
+@hard
 def ten_bit(folder: Path) -> Made:
     return plain(folder, name="ten_bit.mp4", pix_fmt="yuv420p10le")
 
 
+@hard
 def full_range(folder: Path) -> Made:
     return plain(folder, name="full_range.mp4", color_range=2, pix_fmt="yuvj420p")
 
 
+@hard
 def bt709(folder: Path) -> Made:
     return plain(folder, name="bt709.mp4", colorspace=1, tags={"color_primaries": 1, "color_trc": 1})
 
 
+@hard
 def high_chroma(folder: Path) -> Made:
     return plain(folder, name="high_chroma.mp4", pix_fmt="yuv444p")
 
 
+@hard
 def interlaced(folder: Path) -> Made:
     """Top field first: the two fields of a frame show the disc at two moments; the bar code is the frame's."""
 
@@ -320,10 +345,10 @@ def interlaced(folder: Path) -> Made:
         return rgb
 
     options = {"flags": "+ildct+ilme", "field_order": "tt"}
-    path = make_video(folder / "interlaced.mpg", codec="mpeg2video", transform=weave, options=options)
-    return Made(path, list(range(24)), _ticks(24))
+    return plain(folder, name="interlaced.mpg", codec="mpeg2video", transform=weave, options=options)
 
 
+@hard
 def alpha(folder: Path) -> Made:
     """A video with an alpha plane: the middle band of the gray ramp is transparent white."""
 
@@ -340,14 +365,12 @@ def alpha(folder: Path) -> Made:
 def hdr(folder: Path, transfer: str = "pq") -> Made:
     """HDR10 (PQ) or HLG, BT.2020, 10 bit: the test picture as a display of 203 cd/m2 white would show it."""
     trc = {"pq": 16, "hlg": 18}[transfer]
-    path = make_video(
-        folder / f"hdr_{transfer}.mp4",
-        transform=lambda rgb, _: sdr_to_hdr(rgb, transfer),
-        pix_fmt="yuv420p10le",
-        colorspace=9,
-        tags={"color_primaries": 9, "color_trc": trc},
-    )
-    return Made(path, list(range(24)), _ticks(24))
+    tags = {"color_primaries": 9, "color_trc": trc}
+    facts = {"transform": lambda rgb, _: sdr_to_hdr(rgb, transfer), "pix_fmt": "yuv420p10le", "colorspace": 9}
+    return plain(folder, name=f"hdr_{transfer}.mp4", tags=tags, **facts)
+
+
+HARD_FILES |= {f"hdr_{transfer}": functools.partial(hdr, transfer=transfer) for transfer in ("pq", "hlg")}
 
 
 def sdr_to_hdr(rgb: np.ndarray, transfer: str) -> np.ndarray:
@@ -366,16 +389,19 @@ def sdr_to_hdr(rgb: np.ndarray, transfer: str) -> np.ndarray:
     return (np.clip(code, 0, 1) * 65535).round().astype(np.uint16)
 
 
+@hard
 def non_square(folder: Path) -> Made:
     """Pixels 64/45 as wide as high (anamorphic PAL)."""
     return plain(folder, name="non_square.mp4", sample_aspect_ratio=Fraction(64, 45))
 
 
+@hard
 def no_timestamps(folder: Path) -> Made:
     """A raw H.264 stream with B-frames: the container stores no time at all."""
-    return Made(make_video(folder / "no_timestamps.h264", options={"bf": "2"}), list(range(24)), _ticks(24))
+    return plain(folder, name="no_timestamps.h264", options={"bf": "2"})
 
 
+@hard
 def repeated_timestamps(folder: Path) -> Made:
     """Frames 5 and 6 carry the timestamp of frame 4, frames 12 and 13 run backwards."""
     pts = list(range(24))
@@ -394,39 +420,44 @@ def repeated_timestamps(folder: Path) -> Made:
     return Made(path, list(range(24)), _ticks(24))
 
 
+@hard
 def with_audio(folder: Path) -> Made:
     """Two tracks of sound, AAC (English) and MP3 (German)."""
-    path = make_video(folder / "with_audio.mp4", audio=["aac", "libmp3lame"], languages=["eng", "deu"])
-    return Made(path, list(range(24)), _ticks(24))
+    return plain(folder, name="with_audio.mp4", audio=["aac", "libmp3lame"], languages=["eng", "deu"])
 
 
+@hard
 def foreign_audio(folder: Path) -> Made:
     """Sound that mp4 cannot hold: PCM in an AVI."""
-    return Made(
-        make_video(folder / "foreign_audio.avi", codec="mpeg4", audio=["pcm_s16le"]), list(range(24)), _ticks(24)
-    )
+    return plain(folder, name="foreign_audio.avi", codec="mpeg4", audio=["pcm_s16le"])
 
 
+@hard
 def b_frames_avi(folder: Path) -> Made:
     """H.264 with B-frames in an AVI, which stamps frames in the order of decoding."""
-    return Made(
-        make_video(folder / "b_frames.avi", options={"bf": "2"}), list(range(24)), [(k + 1) / RATE for k in range(24)]
-    )
+    return replace(plain(folder, name="b_frames.avi", options={"bf": "2"}), times=_ticks(25)[1:])
 
 
-def size_change(folder: Path) -> Made:
-    """The picture is 192x128 at first and 128x96 from frame 12 on."""
+def joined(path: Path, codec: str = "libx264", **second: Any) -> Path:
+    """A transport stream of 24 frames whose second half is another stream, with these options."""
+    plain_options: dict[str, Any] = {"codec": codec, "options": {"bf": "0"}}
     parts = [
-        make_video(folder / "part1.ts", range(12), options={"bf": "0"}),
-        make_video(folder / "part2.ts", range(12, 24), width=128, height=96, pts=range(12, 24), options={"bf": "0"}),
+        make_video(path.with_suffix(".1.ts"), range(12), **plain_options),
+        make_video(path.with_suffix(".2.ts"), range(12, 24), pts=range(12, 24), **plain_options | second),
     ]
-    path = folder / "size_change.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     for part in parts:
         part.unlink()
-    return Made(path, list(range(24)), _ticks(24))
+    return path
 
 
+@hard
+def size_change(folder: Path) -> Made:
+    """The picture is 192x128 at first and 128x96 from frame 12 on."""
+    return Made(joined(folder / "size_change.ts", width=128, height=96), list(range(24)), _ticks(24))
+
+
+@hard
 def two_videos(folder: Path) -> Made:
     """Two video streams; the second, larger one is marked as the default and has the numbers 100 to 123."""
     path = folder / "two_videos.mkv"
@@ -448,6 +479,7 @@ def two_videos(folder: Path) -> Made:
     return Made(path, list(range(100, 124)), _ticks(24))
 
 
+@hard
 def truncated(folder: Path, extension: str = "mp4") -> Made:
     """The last 40 % of the file are missing (mp4 with its index in front)."""
     options = {"movflags": "faststart"} if extension == "mp4" else {}
@@ -457,6 +489,7 @@ def truncated(folder: Path, extension: str = "mp4") -> Made:
     return Made(path, None, damaged=True)
 
 
+@hard
 def bit_flipped(folder: Path, seed: int = 0) -> Made:
     """Some bytes of the coded pictures are wrong, none of the first quarter; the index is intact."""
     path = make_video(folder / "bit_flipped.mp4", 48, gop_size=8)
@@ -496,13 +529,7 @@ def wrong_tags(folder: Path, primaries: int = 41, transfer: int = 10, matrix: in
 
 def late_sound_stream(folder: Path) -> Made:
     """A transport stream in which a track of sound begins in the middle, where no header has told of it."""
-    parts = [
-        make_video(folder / "1.ts", range(12), options={"bf": "0"}),
-        make_video(folder / "2.ts", range(12, 24), pts=range(12, 24), options={"bf": "0"}, audio=["aac"]),
-    ]
-    path = folder / "late_sound.ts"
-    path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    return Made(path, list(range(24)))
+    return Made(joined(folder / "late_sound.ts", audio=["aac"]), list(range(24)))
 
 
 # --- pictures and animations --------------------------------------------------------------------------------
@@ -548,6 +575,10 @@ def still(folder: Path, extension: str = "png", number: int = 7, pixels: np.ndar
     return Made(path, [number], [Fraction(0)], size=(array.shape[1], array.shape[0]), still=True)
 
 
+HARD_FILES |= {kind: functools.partial(still, extension=kind) for kind in ("png", "jpg", "webp", "bmp", "tiff")}
+
+
+@hard
 def exif_photo(folder: Path, orientation: int = 6) -> Made:
     """A JPEG whose EXIF orientation, 1 to 8, makes it upright (6, the usual one: turn clockwise)."""
     stored: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -569,12 +600,14 @@ def exif_photo(folder: Path, orientation: int = 6) -> Made:
     return Made(path, [7], [Fraction(0)], still=True)
 
 
+@hard
 def gif(folder: Path, count: int = 6) -> Made:
     path = folder / "animation.gif"
     _write_images(path, [picture(k) for k in range(count)], "gif", "rgb8")
     return Made(path, list(range(count)), _ticks(count))
 
 
+@hard
 def apng(folder: Path, count: int = 6) -> Made:
     path = folder / "animation.apng"
     _write_images(path, [picture(k) for k in range(count)], "apng", "rgb24")
@@ -590,6 +623,16 @@ def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
         assert struct.unpack(">I", stream.read(4))[0] == zlib.crc32(kind + content)
         chunks.append((kind, content))
     return chunks
+
+
+# --- what people looked at ----------------------------------------------------------------------------------
+
+
+def write_fixations(folder: Path, names: Sequence[str], rows: Iterable[tuple[float, ...]], kind: str = "video") -> None:
+    """`fixations.npz` with rows of (number of the video or image, viewer, x, y) and, of videos, start and duration (ms)."""
+    columns = (f"{kind}_index", "viewer", "x", "y", "t_ms", "duration_ms")
+    values = dict(zip(columns, map(np.array, zip(*rows, strict=True)), strict=False))
+    np.savez(folder / "fixations.npz", **{f"{kind}_names": np.array(names)}, **values)
 
 
 # --- files that must be refused -----------------------------------------------------------------------------
@@ -654,46 +697,3 @@ def playlist(folder: Path, kind: str, name: str, target: str = "plain.mp4") -> P
     path = folder / name
     path.write_text(PLAYLISTS[kind].format(target=target))
     return path
-
-
-# --- all the files that must work ---------------------------------------------------------------------------
-
-HARD_FILES: dict[str, Callable[[Path], Made]] = {
-    "plain": plain,
-    "one_frame": one_frame,
-    "vfr": vfr,
-    "late_video": late_video,
-    "late_start": late_start,
-    "rotated_90": rotated,
-    "rotated_180": lambda folder: rotated(folder, 180),
-    "rotated_270": lambda folder: rotated(folder, 270),
-    "mirrored": mirrored,
-    "flipped": flipped,
-    "odd_size": odd_size,
-    "ten_bit": ten_bit,
-    "full_range": full_range,
-    "bt709": bt709,
-    "high_chroma": high_chroma,
-    "interlaced": interlaced,
-    "alpha": alpha,
-    "hdr_pq": hdr,
-    "hdr_hlg": lambda folder: hdr(folder, "hlg"),
-    "non_square": non_square,
-    "no_timestamps": no_timestamps,
-    "repeated_timestamps": repeated_timestamps,
-    "with_audio": with_audio,
-    "foreign_audio": foreign_audio,
-    "b_frames_avi": b_frames_avi,
-    "size_change": size_change,
-    "two_videos": two_videos,
-    "truncated": truncated,
-    "bit_flipped": bit_flipped,
-    "png": still,
-    "jpg": lambda folder: still(folder, "jpg"),
-    "webp": lambda folder: still(folder, "webp"),
-    "bmp": lambda folder: still(folder, "bmp"),
-    "tiff": lambda folder: still(folder, "tiff"),
-    "exif_photo": exif_photo,
-    "gif": gif,
-    "apng": apng,
-}

@@ -122,7 +122,7 @@ def test_no_shell_sees_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, p
     names = ["$(touch pwned).mp4", "`touch pwned`.mp4", "x; touch pwned;.mp4", "x|touch pwned.mp4", "-i pwned.mp4"]
     monkeypatch.chdir(tmp_path)
     for name in names:
-        makers.make_video(tmp_path / name, 2, codec="mpeg4", width=96, height=64)
+        makers.clip(tmp_path / name, 2)
         result = annotate(Path(name), backend=GrayModel(), encoder=EncoderOptions(ffmpeg=program))
         assert result.frames == 2
     outputs = [f"{Path(name).stem}.saliency.mp4" for name in names]

@@ -35,6 +35,8 @@ def test_they_cannot_be_changed(group: type[Options]) -> None:
         (InferenceOptions, {"device": "gpu"}, "there is no device 'gpu'; it must be auto, cpu, cuda, cuda:N or mps."),
         (InferenceOptions, {"batch_size": 0}, "batch_size is 0; it must be 1 or more."),
         (InferenceOptions, {"overlap": 16}, "overlap is 16; it must be 0 to 15."),
+        (InferenceOptions, {"overlap": -1}, "overlap is -1; it must be 0 to 15."),
+        (InferenceOptions, {"windowing": "hann"}, "windowing is 'hann'; it must be one of crossfade, published."),
         (InferenceOptions, {"sampling_rate": float("nan")}, "sampling_rate is nan; it must be 0 or more."),
         (InferenceOptions, {"overlap": 4, "windowing": "published"}, "overlap is for cross-faded windows"),
         (RenderOptions, {"opacity": 1.5}, "opacity is 1.5; it must be 0 to 1."),

@@ -1,11 +1,11 @@
 """The planned crop: where it lies, how it moves, what it has to hold; on made tracks."""
 
-import io
 import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from fakes import made_track
 
 from tinyhd.applications import reframing
 from tinyhd.applications.crop import CropPath, crop_size
@@ -13,8 +13,7 @@ from tinyhd.applications.reframing import STEP_SECONDS, plan_crop
 from tinyhd.errors import OptionError
 from tinyhd.options import ReframeOptions
 from tinyhd.saliency.boxes import MovingBox
-from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource
-from tinyhd.saliency.track_writer import TrackWriter
+from tinyhd.saliency.track import SaliencyTrack
 
 WIDTH, HEIGHT, RATE = 1280, 720, 25
 CROP = 404 / WIDTH
@@ -27,18 +26,13 @@ def make_track(
     size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> SaliencyTrack:
     """A track with spots of attention at `places(time)`: (x, y, weight)."""
-    file = io.BytesIO()
-    rows, columns = (np.arange(48) + 0.5) / 48, (np.arange(64) + 0.5) / 64
-    with TrackWriter(file) as writer:
-        for k in range(round(seconds * RATE)):
-            saliency = np.zeros((48, 64), np.float32)
-            for x, y, weight in places(k / RATE):
-                saliency += weight * np.exp(-(((columns - x) / 0.03) ** 2) - ((rows[:, None] - y) / 0.03) ** 2)
-            writer.add(k / RATE, saliency)
-        for cut in cuts:
-            writer.add_cut(cut)
-        writer.finish(TrackInfo(TrackSource("made.mp4", 1, "", *size), "made", ""))
-    return SaliencyTrack(file)
+    rows, columns = (np.arange(48)[:, None] + 0.5) / 48, (np.arange(64) + 0.5) / 64
+
+    def saliency(time: float) -> np.ndarray:
+        spots = (w * np.exp(-(((columns - x) / 0.03) ** 2) - ((rows - y) / 0.03) ** 2) for x, y, w in places(time))
+        return sum(spots, np.zeros((48, 64)))
+
+    return made_track(saliency, seconds, RATE, cuts=cuts, size=size)
 
 
 def boxes(path: CropPath, seconds: float) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Numbers of a report, on tracks whose attention is known."""
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 import pytest
+from fakes import made_track as track_of
 
 from tinyhd.applications.report import differences, figures
 from tinyhd.errors import OptionError
@@ -13,19 +13,6 @@ from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource
 from tinyhd.saliency.track_writer import TrackWriter
 
 LEFT = MovingBox("left", (0.0,), ((0.0, 0.0, 0.5, 1.0),))
-
-
-def track_of(
-    saliency: Callable[[float], np.ndarray], seconds: float = 10, cuts: tuple[float, ...] = ()
-) -> SaliencyTrack:
-    memory = io.BytesIO()
-    with TrackWriter(memory) as writer:
-        for cut in cuts:
-            writer.add_cut(cut)
-        for k in range(round(seconds * 10)):
-            writer.add(k / 10, saliency(k / 10).astype(np.float32))
-        writer.finish(TrackInfo(TrackSource("clip.mp4", 1, "0" * 64, 640, 360), "made", "sha256:1"))
-    return SaliencyTrack(memory)
 
 
 def on_the_left(share: float) -> np.ndarray:

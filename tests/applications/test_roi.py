@@ -1,18 +1,17 @@
 """Planned offsets of the quantizer: where, how much, how steady; and the file of them for SvtAv1EncApp."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import made_track
 
 from tinyhd.applications import roi
 from tinyhd.applications.roi import OffsetPlan, RoiMapWriter, plan_offsets, svt_offsets
 from tinyhd.errors import OptionError, OutputError
 from tinyhd.options import RoiOptions
-from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource
-from tinyhd.saliency.track_writer import TrackWriter
+from tinyhd.saliency.track import SaliencyTrack
 
 RATE = 15
 SIZE = (1280, 720)
@@ -25,19 +24,15 @@ def make_track(
     size: tuple[int, int] = SIZE,
 ) -> SaliencyTrack:
     """A track with a spot of attention at `place(time)`; None: even attention everywhere."""
-    file = io.BytesIO()
     rows, columns = (np.arange(48)[:, None] + 0.5) / 48, (np.arange(64) + 0.5) / 64
-    with TrackWriter(file) as writer:
-        for k in range(round(seconds * RATE)):
-            spot = place(k / RATE)
-            saliency = np.ones((48, 64), np.float32)
-            if spot is not None:
-                saliency = np.exp(-(((columns - spot[0]) / 0.1) ** 2) - ((rows - spot[1]) / 0.1) ** 2)
-            writer.add(k / RATE, saliency.astype(np.float32))
-        for cut in cuts:
-            writer.add_cut(cut)
-        writer.finish(TrackInfo(TrackSource("made.mp4", 1, "", *size), "made", ""))
-    return SaliencyTrack(file)
+
+    def saliency(time: float) -> np.ndarray:
+        spot = place(time)
+        if spot is None:
+            return np.ones((48, 64))
+        return np.exp(-(((columns - spot[0]) / 0.1) ** 2) - ((rows - spot[1]) / 0.1) ** 2)
+
+    return made_track(saliency, seconds, RATE, cuts=cuts, size=size)
 
 
 def drawn(plan: OffsetPlan, index: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import FakeBackend, small_network
-from makers import make_video
+from makers import make_video, write_fixations
 from PIL import Image
 
 from benchmark import quality
@@ -178,17 +178,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for video in range(4):
         make_video(clips / f"{video}.mp4", FRAMES, transform=lambda _, number: spot(place(number)))
-        rows += [(video, viewer, 40 * n, place(n)) for n in range(FRAMES) for viewer in range(3)]
-    video_index, viewer, t_ms, x = (np.array(column) for column in zip(*rows, strict=True))
-    y = np.full(len(rows), 0.5)
-    names = np.array([f"{video}.mp4" for video in range(4)])
-    np.savez(clips / "fixations.npz", video_names=names, video_index=video_index, viewer=viewer, t_ms=t_ms,
-             duration_ms=np.full(len(rows), 40), x=x, y=y)  # fmt: skip
+        rows += [(video, viewer, place(n), 0.5, 40 * n, 40) for n in range(FRAMES) for viewer in range(3)]
+    write_fixations(clips, [f"{video}.mp4" for video in range(4)], rows)
     for number in range(5):
         Image.fromarray(spot(0.1 + 0.2 * number)).save(photos / f"{number}.png")
-    index = np.repeat(np.arange(5), 6)
-    np.savez(photos / "fixations.npz", image_names=np.array([f"{n}.png" for n in range(5)]), image_index=index,
-             viewer=np.tile(np.arange(6), 5), x=0.1 + 0.2 * index, y=np.full(30, 0.5))  # fmt: skip
+    looks = [(number, viewer, 0.1 + 0.2 * number, 0.5) for number in range(5) for viewer in range(6)]
+    write_fixations(photos, [f"{number}.png" for number in range(5)], looks, "image")
     return root
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import GrayModel
-from makers import make_video
+from makers import make_video, write_fixations
 
 import tinyhd
 from benchmark import reframing
@@ -23,15 +23,8 @@ def folder(tmp_path: Path) -> Path:
 
     video = make_video(tmp_path / "a.mp4", 25, transform=bright, pts=[50 + k for k in range(25)])
     tinyhd.analyze(video, tmp_path / "a.track.npz", backend=GrayModel())
-    np.savez(
-        tmp_path / "fixations.npz",
-        video_names=np.array(["a.mp4"]),
-        video_index=np.zeros(3, int),
-        t_ms=np.array([0, 2000, 2400]),
-        duration_ms=np.array([2000, 10000, 200]),
-        x=np.array([0.1, 0.8, 0.5]),
-        y=np.array([0.5, 0.5, 0.5]),
-    )
+    looks = [(0, 0, 0.1, 0.5, 0, 2000), (0, 0, 0.8, 0.5, 2000, 10000), (0, 0, 0.5, 0.5, 2400, 200)]
+    write_fixations(tmp_path, ["a.mp4"], looks)
     return tmp_path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import GrayModel
-from makers import make_video
+from makers import make_video, write_fixations
 
 import tinyhd
 from benchmark import roi
@@ -79,16 +79,7 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         return np.repeat(gray.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
     make_video(tmp_path / "a.mp4", 40, transform=noisy, options={"crf": "8"}, pts=[25 + k for k in range(40)])
-    count = 8
-    np.savez(
-        tmp_path / "fixations.npz",
-        video_names=np.array(["a.mp4"]),
-        video_index=np.zeros(count, int),
-        t_ms=np.full(count, 1000),
-        duration_ms=np.full(count, 10_000),
-        x=np.full(count, 154 / 192),
-        y=np.full(count, 0.5),
-    )
+    write_fixations(tmp_path, ["a.mp4"], [(0, viewer, 154 / 192, 0.5, 1000, 10_000) for viewer in range(8)])
 
     class BrightModel(GrayModel):
         def __call__(self, clips: np.ndarray) -> np.ndarray:

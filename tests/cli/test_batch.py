@@ -1,6 +1,5 @@
 """Batches: what is found, what is done once only, what a killed run leaves, and processes side by side."""
 
-import json
 import os
 import random
 import signal
@@ -8,20 +7,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import av
 import makers
 import pytest
+from commands import ENVIRONMENT, stub_command
+from commands import manifest_lines as lines
 from fakes import GrayModel
+from makers import clip
 
 from tinyhd.cli.main import annotate_main, main
 from tinyhd.errors import OutputError
 from tinyhd.files import AtomicOutput, sweep
 from tinyhd.options import InferenceOptions
 from tinyhd.pipeline.manifest import MANIFEST_NAME
-
-ROOT = Path(__file__).resolve().parents[2]
+from tinyhd.video.reader import probe
 
 
 @pytest.fixture
@@ -30,15 +30,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tinyhd.inference.backends.open_backend", lambda options: GrayModel())
     return tmp_path
-
-
-def clip(path: Path, count: int = 3, first: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return makers.make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / MANIFEST_NAME).read_text().splitlines()]
 
 
 def times(out: Path) -> dict[str, int]:
@@ -72,7 +63,7 @@ def test_options_of_single_rows(folder: Path, capsys: pytest.CaptureFixture[str]
     clip(folder / "b.mp4")
     (folder / "list.jsonl").write_text('{"input": "a.mp4"}\n{"input": "b.mp4", "style": "side-by-side"}\n')
     assert annotate_main(["--from-file", "list.jsonl", "--output-dir", "out"]) == 0
-    widths = {name: makers_width(folder / "out" / f"{name}.saliency.mp4") for name in "ab"}
+    widths = {name: probe(folder / "out" / f"{name}.saliency.mp4").width for name in "ab"}
     assert widths == {"a": 96, "b": 192}
     (folder / "wrong.csv").write_text("input,stile\na.mp4,heatmap\n")
     assert annotate_main(["--from-file", "wrong.csv", "--output-dir", "out2"]) == 1
@@ -105,12 +96,6 @@ def test_what_would_be_done_and_how_long(folder: Path, capsys: pytest.CaptureFix
     assert len(lines(folder / "out")) == 2
     assert annotate_main([*command, "--dry-run", "--exclude", "[bc].mp4"]) == 0
     assert capsys.readouterr().out == "0 inputs to do; 1 are done already.\n"
-
-
-def makers_width(path: Path) -> int:
-    from tinyhd.video.reader import probe
-
-    return probe(path).width
 
 
 # ---- once only
@@ -218,8 +203,7 @@ def test_a_dead_process_leaves_nothing_for_long(tmp_path: Path) -> None:
         "AtomicOutput(pathlib.Path('x.mp4')); AtomicOutput(pathlib.Path('maps'), folder=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=False)
     mine = AtomicOutput(tmp_path / "y.mp4")
     assert len(list(tmp_path.iterdir())) == 6
     assert sweep(tmp_path) == 4
@@ -241,27 +225,11 @@ def test_two_runs_into_one_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     code = "import os, pathlib; from tinyhd.files import AtomicOutput; AtomicOutput(pathlib.Path('x.mp4')); os._exit(0)"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True)
     with AtomicOutput(tmp_path / "x.mp4"):
         pass
     assert (tmp_path / "x.mp4").exists()
     assert sweep(tmp_path) == 1
-
-
-_CHILD = """
-import sys, time
-import tinyhd.inference.backends
-from fakes import GrayModel
-from tinyhd.cli.main import annotate_main
-
-class Slow(GrayModel):
-    def __call__(self, clips):
-        time.sleep(0.01)
-        return super().__call__(clips)
-
-tinyhd.inference.backends.open_backend = lambda _: Slow()
-sys.exit(annotate_main(sys.argv[1:]))
-"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -270,39 +238,25 @@ def test_killed_at_random_moments_it_goes_on(tmp_path: Path) -> None:
     count, kills = 40, 20
     for k in range(count):
         clip(tmp_path / "v" / f"{k:02d}.mp4", count=4, first=k % 30)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, "-c", _CHILD, "v", "--output-dir", "out", "--quiet"]
+    command = stub_command("annotate", "v", "--output-dir", "out", "--quiet", seconds=0.01)
     rng, out, killed = random.Random(0), tmp_path / "out", 0
     for _ in range(kills):
-        child = subprocess.Popen(command, cwd=tmp_path, env=environment)
-        began = len(lines(out)) if (out / MANIFEST_NAME).exists() else 0
-        deadline = time.monotonic() + 60
-        while child.poll() is None and time.monotonic() < deadline:  # let it begin some work
-            if (out / MANIFEST_NAME).exists() and (out / MANIFEST_NAME).read_bytes().count(b"\n") > began:
-                break
+        child = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT)
+        began, deadline = len(lines(out)), time.monotonic() + 60
+        while child.poll() is None and len(lines(out)) <= began and time.monotonic() < deadline:  # let it begin
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.12))
         child.kill()
         killed += child.wait() == -signal.SIGKILL
         for path in out.glob("*.saliency.mp4"):  # never half-written under its name
-            assert makers_width(path) == 96
-    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 0
+            assert probe(path).width == 96
+    assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=False).returncode == 0
     assert {path.name for path in out.glob("*.saliency.mp4")} == {f"{k:02d}.saliency.mp4" for k in range(count)}
     assert not list(out.glob(".tinyhd-*.mp4"))
-    done = [line["input"] for line in lines_that_parse(out) if line["status"] == "done"]
+    done = [line["input"] for line in lines(out) if line["status"] == "done"]
     print(f"kills survived: {killed}; outputs complete: {count}; duplicates: {len(done) - len(set(done))}")
     assert killed >= 10
     assert len(done) == len(set(done))
-
-
-def lines_that_parse(out: Path) -> list[dict[str, Any]]:
-    found = []
-    for line in (out / MANIFEST_NAME).read_text().splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 # ---- processes side by side, with the embedded model

@@ -15,8 +15,9 @@ from typing import Any
 
 import makers
 import pytest
+from commands import ENVIRONMENT, ROOT, stub_command
 from fakes import GrayModel
-from makers import read_barcode
+from makers import clip, read_barcode
 
 import tinyhd
 from tinyhd.cli import messages
@@ -30,8 +31,6 @@ from tinyhd.pipeline.manifest import MANIFEST_NAME
 from tinyhd.video.reader import probe, read_frames
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +51,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def clip(path: Path, count: int = 3, first: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return makers.make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
 
 
 def codes(path: Path) -> list[int]:
@@ -391,7 +385,7 @@ def test_a_bar_on_a_terminal(folder: Path) -> None:
     clip(folder / "in.mp4")
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
-    child = start(folder, ["in.mp4"], stderr=terminal)
+    child = subprocess.Popen(stub_command("annotate", "in.mp4"), cwd=folder, env=ENVIRONMENT, stderr=terminal)
     os.close(terminal)
     shown = b""
     while True:
@@ -452,30 +446,6 @@ def test_public_names() -> None:
 
 # ---- signals
 
-_CHILD = """
-import pathlib, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may inherit "ignored"
-import tinyhd.inference.backends
-from fakes import GrayModel
-from tinyhd.cli.main import annotate_main as main
-
-class Slow(GrayModel):
-    def __call__(self, clips):
-        if self.clips and "--slow" in sys.argv:
-            pathlib.Path("started").touch()
-            time.sleep(3)
-        return super().__call__(clips)
-
-tinyhd.inference.backends.open_backend = lambda _: Slow()
-sys.exit(main([a for a in sys.argv[1:] if a != "--slow"]))
-"""
-
-
-def start(folder: Path, arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, with the stub model; `--slow` makes that take 3 s a clip."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    return subprocess.Popen([sys.executable, "-c", _CHILD, *arguments], cwd=folder, env=environment, **options)
-
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(
@@ -491,18 +461,19 @@ def start(folder: Path, arguments: list[str], **options: Any) -> subprocess.Pope
 def test_interrupted(folder: Path, sent: list[signal.Signals], status: int) -> None:
     clip(folder / "a.mp4")
     clip(folder / "b.mp4", 40)
-    arguments = ["a.mp4", "b.mp4", "--stats", "stats", "--save-maps", "maps", "--slow"]
-    child = start(folder, arguments, stderr=subprocess.PIPE, text=True)
+    command = stub_command("annotate", "a.mp4", "b.mp4", "--stats", "stats", "--save-maps", "maps", seconds=2)
+    child = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not (folder / "started").exists() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:  # the last output of a.mp4 is there, and b.mp4 is begun
+        if (folder / "maps" / "a").exists() and list(folder.glob(".tinyhd-*.mp4")):
+            break
         assert child.poll() is None, child.communicate()
         time.sleep(0.05)
-    assert any(path.name.startswith(".tinyhd-") for path in folder.iterdir())
     for number in sent:
         child.send_signal(number)
         time.sleep(0.02)
     _, error = child.communicate(timeout=60)
     assert child.returncode == status
     assert "Traceback" not in error
-    kept = {"a.mp4", "b.mp4", "started", "a.saliency.mp4", "stats/a.csv", *(f"maps/a/{k:06d}.png" for k in range(3))}
+    kept = {"a.mp4", "b.mp4", "a.saliency.mp4", "stats/a.csv", *(f"maps/a/{k:06d}.png" for k in range(3))}
     assert files(folder) == kept

@@ -18,7 +18,9 @@ from typing import Any
 import makers
 import numpy as np
 import pytest
+from commands import ENVIRONMENT, ROOT, stub_command
 from fakes import GrayModel
+from makers import clip
 
 from tinyhd.cli.main import annotate_main
 from tinyhd.inference.torch_backend import DeviceError
@@ -31,7 +33,6 @@ from tinyhd.video.reader import read_frames
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, signals and limits of Linux")
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNT = 6
 
 
@@ -51,14 +52,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Faulty, "do", staticmethod(lambda number: None))
     monkeypatch.setattr("tinyhd.inference.backends.open_backend", lambda options: Faulty())
-    (tmp_path / "v").mkdir()
     for number in range(COUNT):
-        clip(tmp_path / "v" / f"{number}.mp4", first=number)
+        clip(tmp_path / "v" / f"{number}.mp4", 4, first=number)
     return tmp_path
-
-
-def clip(path: Path, count: int = 4, first: int = 0) -> Path:
-    return makers.make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
 
 
 @contextlib.contextmanager
@@ -137,7 +133,7 @@ def test_a_full_disk_for_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch
     with small_disk(folder / "cache", 16):
         with contextlib.suppress(OSError), (folder / "cache" / "filler").open("wb") as file:
             file.write(bytes(2**15))
-        environment = os.environ | {"TINYHD_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+        environment = ENVIRONMENT | {"TINYHD_CACHE": str(folder / "cache")}
         command = [sys.executable, "-m", "tinyhd", "analyze", "v/0.mp4", "--device", "cpu"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
@@ -267,7 +263,7 @@ def test_a_limit_on_memory(folder: Path, megabytes: int, workers: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tinyhd", "annotate", "v/0.mp4", "--workers", workers],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -336,34 +332,15 @@ def test_a_control_group_with_too_little_memory(folder: Path) -> None:
 # ---- processes
 
 
-_CHILD = """
-import os, sys, time
-import tinyhd.inference.backends
-from fakes import GrayModel
-from tinyhd.cli.main import main
-
-class Slow(GrayModel):
-    def __call__(self, clips):
-        time.sleep(0.3)
-        return super().__call__(clips)
-
-tinyhd.inference.backends.open_backend = lambda _: Slow()
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def start(folder: Path, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    return subprocess.Popen(
-        [sys.executable, "-c", _CHILD, *arguments], cwd=folder, env=environment, text=True, **options
-    )
+    return subprocess.Popen(stub_command(*arguments, seconds=0.3), cwd=folder, env=ENVIRONMENT, text=True, **options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_the_workers_too(folder: Path, number: signal.Signals) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "tinyhd", "annotate", "v", "--output-dir", "out", "--workers", "2", "--quiet"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -16,7 +16,6 @@ import torch
 from tinyhd.errors import OptionError, WeightsError
 from tinyhd.inference import backends
 from tinyhd.inference.backends import OpenVinoBackend, fixed_clip, open_backend
-from tinyhd.inference.preprocess import normalize_rgb
 from tinyhd.inference.torch_backend import TorchBackend
 from tinyhd.network.config import TinyHDConfig
 from tinyhd.network.model import TinyHD
@@ -72,9 +71,8 @@ def lowest_cc(found: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("kind", ["m", "s"])
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
-def test_backends_reproduce_the_published_clip(backend: str, kind: str, shared: Path) -> None:
-    golden = np.load(shared / "golden/official_rc4_clip.npz")
-    clip = np.stack([normalize_rgb(frame) for frame in golden["frames_rgb_uint8_thwc"]], 1)[None]
+def test_backends_reproduce_the_published_clip(backend: str, kind: str, shared: Path, golden_clip: Any) -> None:
+    golden, clip = golden_clip
     file = shared / f"weights/d123{kind}_rc4_rc1T.pth"
     maps = open_backend(InferenceOptions(model=str(file), device="cpu", backend=backend, precision="float32"))
     assert maps.maps_per_clip == (16 if kind == "m" else 1)
@@ -85,10 +83,8 @@ def test_backends_reproduce_the_published_clip(backend: str, kind: str, shared: 
     np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4, rtol=0)
 
 
-def test_the_converted_model_of_the_package_is_the_embedded_model(shared: Path) -> None:
-    golden = np.load(shared / "golden/official_rc4_clip.npz")
-    clip = np.stack([normalize_rgb(frame) for frame in golden["frames_rgb_uint8_thwc"]], 1)[None]
-    both = np.concatenate([clip, fixed_clip()])
+def test_the_converted_model_of_the_package_is_the_embedded_model(golden_clip: Any) -> None:
+    both = np.concatenate([golden_clip[1], fixed_clip()])
     expected = TorchBackend(load_model())(both)
     found = OpenVinoBackend(find_model(), "float32")(both)
     assert found.shape == expected.shape == (2, 16, 48, 64)
@@ -97,13 +93,11 @@ def test_the_converted_model_of_the_package_is_the_embedded_model(shared: Path) 
 
 
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not compute in bfloat16")
-def test_bfloat16_agrees_where_the_registry_says_so(shared: Path) -> None:
+def test_bfloat16_agrees_where_the_registry_says_so(golden_clip: Any) -> None:
     with resources.as_file(resources.files("tinyhd") / "models") as models:
         assert MODELS["tinyhd-m"].bfloat16_agrees
         assert backends.bfloat16_agreement(models / "tinyhd-m.xml") >= 0.9995
-    golden = np.load(shared / "golden/official_rc4_clip.npz")
-    clip = np.stack([normalize_rgb(frame) for frame in golden["frames_rgb_uint8_thwc"]], 1)[None]
-    half, full = (OpenVinoBackend(find_model(), precision)(clip) for precision in ("bfloat16", "float32"))
+    half, full = (OpenVinoBackend(find_model(), precision)(golden_clip[1]) for precision in ("bfloat16", "float32"))
     assert not np.array_equal(half, full)
     assert lowest_cc(half, full) >= 0.9995
 

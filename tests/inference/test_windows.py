@@ -1,8 +1,7 @@
-"""tinyhd.clips: windows as tables."""
+"""Windows as tables."""
 
 import pytest
 
-from tinyhd.errors import OptionError
 from tinyhd.inference.windows import Window, Windowing
 
 
@@ -151,14 +150,3 @@ def test_single_maps_slide_and_belong_to_the_last_frame() -> None:
     assert [w.map_frames for w in windows] == [(i,) for i in range(18)]
     assert [w.finalized for w in windows] == list(range(1, 19))
     assert all(w.weights == (1.0,) for w in windows)
-
-
-@pytest.mark.parametrize("overlap", [-1, 16, 100])
-def test_overlap_out_of_range(overlap: int) -> None:
-    with pytest.raises(OptionError, match="0 to 15"):
-        Windowing(16, "crossfade", overlap)
-
-
-def test_unknown_windowing() -> None:
-    with pytest.raises(OptionError, match="crossfade, published"):
-        Windowing(16, "hann")

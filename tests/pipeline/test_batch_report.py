@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,12 @@ import makers
 import pyarrow.parquet
 import pytest
 from fakes import GrayModel
+from pages import Page
 
 from tinyhd.cli.main import annotate_main, main
 from tinyhd.errors import InputError, OptionError, OutputError
 from tinyhd.pipeline.batch_report import batch_report
 from tinyhd.pipeline.manifest import MANIFEST_NAME
-
-
-class Page(HTMLParser):
-    """The text of a page, and whether it needs anything else."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text, self.tags = "", set[str]()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        assert not {name for name, _ in attributes} & {"src", "href", "srcset"}
-
-    def handle_data(self, text: str) -> None:
-        self.text += text
 
 
 @pytest.fixture
@@ -41,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tinyhd.inference.backends.open_backend", lambda options: GrayModel())
     for name, count in (("a", 3), ("<b> & 'c'", 9)):
-        makers.make_video(tmp_path / f"{name}.mp4", count, codec="mpeg4", width=96, height=64)
+        makers.clip(tmp_path / f"{name}.mp4", count)
     makers.truncated(tmp_path)
     (tmp_path / "d.mp4").write_text("not a video")
     assert annotate_main(["*.mp4", "--output-dir", "out"]) == 1
@@ -54,7 +38,8 @@ def test_page_and_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "4 inputs (1 damaged, 2 done, 1 failed)" in capsys.readouterr().err
     text = (folder / "out" / "tinyhd-report.html").read_text()
     page = Page(text)
-    assert not page.tags & {"script", "img", "link", "b'"}
+    assert not set(page.tags) & {"script", "img", "link", "b'"}
+    assert page.links == []
     assert "<b> & 'c'.mp4" in page.text
     assert "… is not a video file, or is damaged beyond reading (Invalid data found when processing input)" in page.text
     assert "The file is shorter than its header says" in page.text
@@ -72,7 +57,7 @@ def test_page_and_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_last_attempt_counts(folder: Path) -> None:
-    makers.make_video(folder / "d.mp4", 5, codec="mpeg4", width=96, height=64)
+    makers.clip(folder / "d.mp4", 5)
     assert annotate_main(["d.mp4", "--output-dir", "out"]) == 0
     with (folder / "out" / MANIFEST_NAME).open("a") as file:
         begun = json.loads((folder / "out" / MANIFEST_NAME).read_text().splitlines()[0])

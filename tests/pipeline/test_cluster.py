@@ -21,12 +21,15 @@ import fakes
 import makers
 import numpy as np
 import pytest
+from commands import ENVIRONMENT, ROOT
+from commands import manifest_lines as lines
+from makers import clip
 
 from tinyhd.cli.main import annotate_main, main
 from tinyhd.options import BatchOptions, InferenceOptions
 from tinyhd.pipeline.analyze import analyze
 from tinyhd.pipeline.batch import Job
-from tinyhd.pipeline.manifest import MANIFEST_NAME, TODO, Plan
+from tinyhd.pipeline.manifest import TODO, Plan
 from tinyhd.pipeline.workers import run_jobs
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.reader import probe
@@ -34,7 +37,6 @@ from tinyhd.video.reader import probe
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs Ray", allow_module_level=True)
 
-ROOT = Path(__file__).resolve().parents[2]
 STORE_BYTES = 80 * 2**20
 
 
@@ -43,7 +45,7 @@ def cluster() -> Iterator[Any]:
     """A head that computes nothing, and two nodes of one processor each."""
     before = os.environ.copy()
     os.environ |= {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),  # for the nodes' processes
+        "PYTHONPATH": ENVIRONMENT["PYTHONPATH"],  # for the nodes' processes
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -68,15 +70,6 @@ def cluster() -> Iterator[Any]:
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def clip(path: Path, count: int = 6, first: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return makers.make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / MANIFEST_NAME).read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +105,7 @@ def test_stopped_it_leaves_nothing(cluster: Any, tmp_path: Path, monkeypatch: py
 
 def test_a_timeout(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinyhd.pipeline.cluster.attempt", fakes.RecordedAttempt(tmp_path / "record"))
-    plans = [Plan(TODO, Job(clip(tmp_path / "a.mp4")))]
+    plans = [Plan(TODO, Job(clip(tmp_path / "a.mp4", 6)))]
     (outcome,) = run_jobs(plans, InferenceOptions(), BatchOptions(ray=cluster.address, timeout=0.2))
     assert outcome.error is not None
     assert outcome.error.endswith("a.mp4': it took longer than --timeout 0.2 s.")
@@ -126,7 +119,7 @@ def test_the_example_of_ray_data(
 
     (code,) = re.findall(r"```python\n(import ray\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    clip(tmp_path / "a.mp4")
+    clip(tmp_path / "a.mp4", 6)
     (tmp_path / "b.mp4").write_text("not a video")
     for name in ("a", "b"):  # the nodes' processes have working folders of their own
         code = code.replace(f'"{name}.', f'"{tmp_path}/{name}.')
@@ -207,7 +200,7 @@ def test_a_node_is_lost(cluster: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     """Every output is there, whole and made once; at most the job of the lost worker was done again."""
     count = 10
     for k in range(count):
-        clip(tmp_path / "v" / f"{k:02d}.mp4", first=k)
+        clip(tmp_path / "v" / f"{k:02d}.mp4", 6, first=k)
     record = tmp_path / "record"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINYHD_TEST_RECORD", str(record))

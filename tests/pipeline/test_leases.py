@@ -1,6 +1,5 @@
 """Several runs that share one folder of outputs by leases."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,9 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import makers
 import pytest
+from commands import ENVIRONMENT, stub_command
+from commands import manifest_lines as lines
 from fakes import GrayModel
+from makers import clip
 
 from tinyhd.cli.main import annotate_main
 from tinyhd.errors import OutputError
@@ -24,17 +25,7 @@ from tinyhd.pipeline.manifest import DONE, ELSEWHERE, TODO, Manifest
 from tinyhd.pipeline.shared import SharedManifest
 from tinyhd.video.reader import probe
 
-ROOT = Path(__file__).resolve().parents[2]
 HASH = GrayModel.model_hash
-
-
-def clip(path: Path, count: int = 4, first: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return makers.make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for file in out.glob("tinyhd-manifest*.jsonl") for line in file.read_text().splitlines()]
 
 
 def died(run: Leases, seconds: float = 1000) -> None:
@@ -87,7 +78,7 @@ def test_a_lease_is_kept_while_its_run_lives(tmp_path: Path, monkeypatch: pytest
 
 def test_what_was_taken_over_is_not_noted(tmp_path: Path) -> None:
     """A run that slept so long that it looked dead does not say that it has done what another does."""
-    job = Job(clip(tmp_path / "a.mp4"), tmp_path / "a.track.npz", "analyze")
+    job = Job(clip(tmp_path / "a.mp4", 4), tmp_path / "a.track.npz", "analyze")
     result = AnnotateResult(job.input, tmp_path / "a.track.npz", 4, 1.0, False, ())
     with SharedManifest(tmp_path, HASH) as first, SharedManifest(tmp_path, HASH) as second:
         plan = first.claim(job)
@@ -125,37 +116,18 @@ def test_a_lease_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--lease is for a folder of outputs: name one with --output-dir" in capsys.readouterr().err
 
 
-_CHILD = """
-import sys, time
-import tinyhd.inference.backends
-from fakes import GrayModel
-from tinyhd.cli.main import annotate_main
-from tinyhd.pipeline import leases
-
-leases.STALE_SECONDS, leases.BEAT_SECONDS = 3.0, 0.2
-
-class Slow(GrayModel):
-    def __call__(self, clips):
-        time.sleep(0.3)
-        return super().__call__(clips)
-
-tinyhd.inference.backends.open_backend = lambda _: Slow()
-sys.exit(annotate_main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("sharing", [["--lease"], ["--shard"]])
 def test_runs_share_the_work(sharing: list[str], tmp_path: Path) -> None:
     """Three runs into one folder, one of them killed: every output whole, none twice, at most one job done again."""
     count = 18
     for k in range(count):
-        clip(tmp_path / "v" / f"{k:02d}.mp4", first=k)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, "-c", _CHILD, "v", "--output-dir", "out", "--quiet"]
+        clip(tmp_path / "v" / f"{k:02d}.mp4", 4, first=k)
+    before = "from tinyhd.pipeline import leases; leases.STALE_SECONDS, leases.BEAT_SECONDS = 3.0, 0.2"
+    command = stub_command("annotate", "v", "--output-dir", "out", "--quiet", seconds=0.3, before=before)
     by_shard = sharing == ["--shard"]
     own = [["--shard", f"{k}/3"] for k in (1, 2, 3)] if by_shard else [["--lease"]] * 3
-    runs = [subprocess.Popen(command + more, cwd=tmp_path, env=environment) for more in own]
+    runs = [subprocess.Popen(command + more, cwd=tmp_path, env=ENVIRONMENT) for more in own]
     out = tmp_path / "out"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:  # each has begun
@@ -167,7 +139,7 @@ def test_runs_share_the_work(sharing: list[str], tmp_path: Path) -> None:
     codes = [run.wait() for run in runs]
     assert codes[1:] == [0, 0]
     time.sleep(3.1)  # the dead one's lease is stale
-    assert subprocess.run([*command, "--lease"], cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert subprocess.run([*command, "--lease"], cwd=tmp_path, env=ENVIRONMENT, check=False).returncode == 0
 
     whole = [path for path in out.glob("*.saliency.mp4") if probe(path).frame_count == 4]
     done = Counter(line["input"] for line in lines(out) if line["status"] == "done")

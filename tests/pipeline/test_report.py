@@ -3,12 +3,12 @@
 import json
 import re
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from fakes import GrayModel
 from makers import HARD_FILES, make_video, still
+from pages import Page
 
 import tinyhd
 from tinyhd.cli.main import main
@@ -28,24 +28,6 @@ REGIONS = {
         ],
     }
 }
-
-
-class Page(HTMLParser):
-    """What a page refers to, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
-
-    def handle_data(self, text: str) -> None:
-        self.text += text
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """Focus: its definition on maps whose answer is known, and the smoothed course over a video."""
 
-import io
-
 import numpy as np
 import pytest
+from fakes import made_track
 
 from tinyhd.saliency.focus import focus, focus_curve, smoothed_curve
 from tinyhd.saliency.stats import StatsComputer
-from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource
-from tinyhd.saliency.track_writer import TrackWriter
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (192, 256), (7, 9), (2, 2)])
@@ -66,14 +63,8 @@ def test_smoothing_does_not_reach_across_cuts() -> None:
 
 
 def test_the_curve_of_a_track() -> None:
-    memory = io.BytesIO()
     even, gathered = np.full((40, 50), 0.5, np.float32), np.zeros((40, 50), np.float32)
     gathered[:5, :5] = 1
-    with TrackWriter(memory) as writer:
-        writer.add_cut(0.4)
-        for k in range(20):
-            writer.add(k / 25, even if k < 10 else gathered)
-        writer.finish(TrackInfo(TrackSource("clip.mp4", 1, "0" * 64, 640, 360), "m", "sha256:1"))
-    curve = focus_curve(SaliencyTrack(memory))
+    curve = focus_curve(made_track(lambda t: even if t < 0.4 else gathered, 0.8, 25, cuts=[0.4]))
     np.testing.assert_allclose(curve.values, [5] * 10 + [100] * 10, atol=1e-6)
     assert curve.shots == ((0, 10), (10, 20))

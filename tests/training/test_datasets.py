@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from makers import make_video, read_barcode
+from makers import make_video, read_barcode, write_fixations
 from PIL import Image
 from scipy.io import savemat
 
@@ -112,16 +112,8 @@ def test_a_density_map_among_the_fixations_is_refused(tmp_path: Path) -> None:
 
 
 def test_timed_fixations_of_videos(tmp_path: Path) -> None:
-    np.savez(
-        tmp_path / "fixations.npz",
-        video_names=np.array(["a.mp4", "b.mp4"]),
-        video_index=np.array([1, 0, 1, 1], np.int16),
-        viewer=np.array([1, 1, 2, 3], np.int16),
-        t_ms=np.array([100, 0, 200, 300], np.int32),
-        duration_ms=np.array([100, 50, 200, 50], np.int32),
-        x=np.array([0.1, 0.2, 0.3, 0.4], np.float32),
-        y=np.array([0.5, 0.6, 0.7, 0.8], np.float32),
-    )
+    looks = [(1, 1, 0.1, 0.5, 100, 100), (0, 1, 0.2, 0.6, 0, 50), (1, 2, 0.3, 0.7, 200, 200), (1, 3, 0.4, 0.8, 300, 50)]
+    write_fixations(tmp_path, ["a.mp4", "b.mp4"], looks)
     first, second = read_video_fixations(tmp_path)
     assert (first.name, second.path) == ("a.mp4", tmp_path / "b.mp4")
     # a fixation counts from its start to just before its end
@@ -132,14 +124,8 @@ def test_timed_fixations_of_videos(tmp_path: Path) -> None:
 
 def test_image_fixations_and_their_held_out_part(tmp_path: Path) -> None:
     count = 103
-    np.savez(
-        tmp_path / "fixations.npz",
-        image_names=np.array([f"{n:04d}.jpg" for n in range(count)]),
-        image_index=np.array([0, 102, 102]),
-        viewer=np.zeros(3, np.int16),
-        x=np.array([0.5, 0.25, 0.75]),
-        y=np.array([0.5, 0.25, 0.75]),
-    )
+    looks = [(0, 0, 0.5, 0.5), (102, 0, 0.25, 0.25), (102, 0, 0.75, 0.75)]
+    write_fixations(tmp_path, [f"{n:04d}.jpg" for n in range(count)], looks, "image")
     held_out, train = (read_image_fixations(tmp_path, split) for split in ("held-out", "train"))
     assert [i.name for i in train] == ["0000.jpg", "0001.jpg", "0002.jpg"]
     assert len(held_out) == 100

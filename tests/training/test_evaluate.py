@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fakes import FakeBackend
-from makers import make_video
+from makers import make_video, write_fixations
 from PIL import Image
 
 from tinyhd.errors import OptionError
@@ -85,32 +85,16 @@ def spot_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spots")
     offset = 12
     for name in ("a.mp4", "b.mp4"):
-        make_video(
-            folder / name,
-            FRAMES,
-            pts=range(offset, offset + FRAMES),
-            time_base=1 / RATE,
-            audio=["aac"],
-            transform=spot,
-        )
+        times = {"pts": range(offset, offset + FRAMES), "time_base": 1 / RATE}
+        make_video(folder / name, FRAMES, audio=["aac"], transform=spot, **times)
     rows = [
-        (video, viewer, 40 * (offset + n), place(n))
+        (video, viewer, place(n), 0.5, 40 * (offset + n), 40)
         for video in (0, 1)
         for viewer in range(3)
         for n in range(FRAMES)
         if n != 10 and not (n == 16 and viewer)  # frame 10 has no fixation, frame 16 has one
     ]
-    video_index, viewer, t_ms, x = (np.array(column) for column in zip(*rows, strict=True))
-    np.savez(
-        folder / "fixations.npz",
-        video_names=np.array(["a.mp4", "b.mp4"]),
-        video_index=video_index,
-        viewer=viewer,
-        t_ms=t_ms,
-        duration_ms=np.full(len(rows), 40),
-        x=x,
-        y=np.full(len(rows), 0.5),
-    )
+    write_fixations(folder, ["a.mp4", "b.mp4"], rows)
     return folder
 
 
@@ -184,15 +168,7 @@ def test_ensemble_is_the_mean_of_normalized_maps() -> None:
 def test_pictures(tmp_path: Path, maps_per_clip: int) -> None:
     for number in range(2):
         Image.fromarray(spot(np.zeros(0), number * 8)).save(tmp_path / f"{number}.png")
-    np.savez(
-        tmp_path / "fixations.npz",
-        image_names=np.array(["0.png", "1.png"]),
-        image_index=np.array([0, 1]),
-        viewer=np.zeros(2, int),
-        x=np.array([place(0), place(8)]),
-        y=np.array([0.5, 0.5]),
-        duration_ms=np.array([200, 200]),
-    )
+    write_fixations(tmp_path, ["0.png", "1.png"], [(0, 0, place(0), 0.5), (1, 0, place(8), 0.5)], "image")
     items = image_items(read_image_fixations(tmp_path))
     network = Brightness(maps_per_clip)
     scores = evaluate(items, {"spot": Predictor(network)}, Protocol(min_fixations=1))["spot"]

@@ -6,9 +6,7 @@ here. Windows never reach across a cut.
 
 from dataclasses import dataclass
 
-from tinyhd.errors import OptionError
 from tinyhd.network.config import CLIP_LENGTH
-from tinyhd.options import MAX_OVERLAP, WINDOWINGS
 
 DEFAULT_OVERLAP = 4
 """Frames that neighboring windows share when cross-fading. Measured with the published M of channel reduction 4: 4
@@ -43,9 +41,6 @@ class Windowing:
     `crossfade`: each window's weight rises over the first `overlap` frames and falls over the last ones, so that maps
     change smoothly from one window to the next; with at most 8 frames of overlap the weights of a frame sum to 1.
     `published`: as the authors run it, side by side; the last window overwrites what it shares with the one before.
-
-    Raises:
-        OptionError: a value that is not allowed.
     """
 
     maps_per_clip: int
@@ -54,12 +49,6 @@ class Windowing:
     """crossfade or published."""
     overlap: int = DEFAULT_OVERLAP
     """Frames that neighboring windows share, 0 to 15; M with crossfade only."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in WINDOWINGS:
-            raise OptionError(f"windowing is {self.kind!r}; it must be one of {', '.join(WINDOWINGS)}.")
-        if not 0 <= self.overlap <= MAX_OVERLAP:
-            raise OptionError(f"overlap is {self.overlap}; it must be 0 to {MAX_OVERLAP} frames.")
 
     @property
     def stride(self) -> int:

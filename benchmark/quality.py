@@ -30,13 +30,14 @@ from scipy.stats import bootstrap
 from tqdm import tqdm
 
 from benchmark.costs import Costs, network_costs, tinyhd_cpu_time, unisal_costs, unisal_cpu_time
-from tinyhd.errors import InputError, OptionError, TinyHDError
+from tinyhd.errors import InputError, OptionError
 from tinyhd.files import AtomicOutput
 from tinyhd.inference.backends import open_backend
 from tinyhd.network.config import MAP_HEIGHT, MAP_WIDTH
 from tinyhd.network.registry import MODELS, find_model, git_blob_id
 from tinyhd.options import InferenceOptions
 from training import metrics
+from training.commands import command
 from training.evaluate import (
     Item,
     Predictor,
@@ -551,17 +552,7 @@ def _add_costs(results: Results, contestant: Contestant, video: Path | None) -> 
     results.write()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; the exit status."""
-    try:
-        run(arguments)
-    except TinyHDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+main = command(run, resumes=True)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ import numpy as np
 
 from tinyhd.applications.crop import CropPath, crop_size
 from tinyhd.applications.reframing import plan_crop
-from tinyhd.errors import InputError, TinyHDError
+from tinyhd.errors import InputError
 from tinyhd.options import ReframeOptions
 from tinyhd.pipeline.analyze import analyze
 from tinyhd.saliency.track import SaliencyTrack, TrackInfo, TrackSource
 from tinyhd.saliency.track_writer import TrackWriter
 from tinyhd.video.reader import open_video
+from training.commands import command
 
 _STILL_PLACES = 201
 _MAP = (36, 64)  # of the maps made of fixations
@@ -170,8 +171,8 @@ def compare_with_annotators(
 # ---- the command
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """What the command does. Raises `TinyHDError` for what the user can put right."""
     parser = argparse.ArgumentParser("benchmark.reframing", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="videos, and fixations.npz")
@@ -179,15 +180,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--tracks", type=Path, metavar="DIR", help="take NAME.track.npz from there, and keep there what is missing")
     add("--retargetvid", type=Path, metavar="DIR", help="RetargetVid's annotations, unpacked")
     options = parser.parse_args(arguments)
-    try:
-        if options.retargetvid:
-            _print_overlaps(options.folder, options.retargetvid, options.tracks)
-        else:
-            _print_shares(options.folder, ReframeOptions(aspect=options.aspect), options.tracks)
-    except TinyHDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if options.retargetvid:
+        _print_overlaps(options.folder, options.retargetvid, options.tracks)
+    else:
+        _print_shares(options.folder, ReframeOptions(aspect=options.aspect), options.tracks)
+
+
+main = command(run)
 
 
 def _track(video: Path, folder: Path | None) -> SaliencyTrack:

@@ -30,7 +30,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from benchmark.reframing import Clip, read_clips
-from tinyhd.errors import OptionError, TinyHDError
+from tinyhd.errors import OptionError
 from tinyhd.options import EncoderOptions, RoiOptions
 from tinyhd.pipeline.analyze import analyze
 from tinyhd.pipeline.encode import encode
@@ -38,6 +38,7 @@ from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.frame import Frame
 from tinyhd.video.reader import open_video, read_frames
 from tinyhd.video.writer import open_writer
+from training.commands import command
 
 SIGMA = 6 / 256
 """Of the Gaussian at each fixation, in widths of the frame."""
@@ -224,8 +225,8 @@ def compare(
 # ---- the command
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """What the command does. Raises `TinyHDError` for what the user can put right."""
     parser = argparse.ArgumentParser("benchmark.roi", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="videos, and fixations.npz")
@@ -240,14 +241,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     part = Settings(
         options.height, options.start, options.seconds, options.preset, tuple(options.rates), options.strength
     )
-    try:
-        if len(part.rates) < 4:
-            raise OptionError("curves need four rates at least.")
-        _print_table(list(_results(options.folder, options.encoders, part)))
-    except TinyHDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if len(part.rates) < 4:
+        raise OptionError("curves need four rates at least.")
+    _print_table(list(_results(options.folder, options.encoders, part)))
+
+
+main = command(run)
 
 
 _Row = tuple[str, str, dict[str, float]]

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from tinyhd.errors import InputError, OptionError, TinyHDError
+from tinyhd.errors import InputError, OptionError
 from tinyhd.files import AtomicOutput
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.inference.predict import predict_video
@@ -25,6 +25,7 @@ from tinyhd.options import InferenceOptions, RenderOptions
 from tinyhd.render.normalize import Normalizer
 from tinyhd.render.overlay import Overlay
 from tinyhd.video.reader import open_video, probe
+from training.commands import command
 
 _LINE = 16
 """Height of a line of text in pixels."""
@@ -111,14 +112,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
             raise OptionError(f"{options.output.name!r} is not a kind of image: end it with .png or .jpg.") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; the exit status."""
-    try:
-        run(arguments)
-    except TinyHDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+main = command(run)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from tinyhd.pipeline.annotate import annotate
 from tinyhd.version import __version__
 from tinyhd.video.encoders import resolve_encoder
 from tinyhd.video.reader import probe
+from training.commands import command
 
 BASELINE = "eager, as published"
 BASELINE_BATCHES = (1, 4)
@@ -168,8 +169,8 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """What the command does. Raises `TinyHDError` for what the user can put right."""
     parser = argparse.ArgumentParser("python -m benchmark.speed", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("video", nargs="?", type=Path, metavar="VIDEO", help="measure end to end with this file too")
@@ -183,14 +184,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--ffmpeg", metavar="FILE", help="the ffmpeg to compare with, for VIDEO (default: PATH's)")
     add("--json", type=Path, metavar="FILE", help="write the results there")
     options = parser.parse_args(arguments)
-    try:
-        return _run(options)
-    except TinyHDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(options: argparse.Namespace) -> int:
     name = options.model or DEFAULT_MODEL or ""
     result: dict[str, Any] = {
         "machine": machine(),
@@ -213,7 +206,9 @@ def _run(options: argparse.Namespace) -> int:
             options.json.write_text(json.dumps(result, indent=2) + "\n")
         except OSError as error:
             raise InputError(f"{str(options.json)!r} cannot be written: {error.strerror}.") from error
-    return 0
+
+
+main = command(run)
 
 
 def _print(result: Mapping[str, Any]) -> None:

@@ -629,7 +629,7 @@ def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def write_fixations(folder: Path, names: Sequence[str], rows: Iterable[tuple[float, ...]], kind: str = "video") -> None:
-    """`fixations.npz` with rows of (number of the video or image, viewer, x, y) and, of videos, start and duration (ms)."""
+    """`fixations.npz` with rows of (number of the video or image, viewer, x, y) and, of videos, start and duration."""
     columns = (f"{kind}_index", "viewer", "x", "y", "t_ms", "duration_ms")
     values = dict(zip(columns, map(np.array, zip(*rows, strict=True)), strict=False))
     np.savez(folder / "fixations.npz", **{f"{kind}_names": np.array(names)}, **values)

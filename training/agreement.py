@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tinyhd.errors import InputError, TinyHDError
+from tinyhd.errors import InputError
 from tinyhd.inference.backends import open_backend
 from tinyhd.options import InferenceOptions
 from tinyhd.video.frame import Frame
 from tinyhd.video.reader import open_video
 from training import metrics
+from training.commands import command
 from training.evaluate import Item, Predictor, Protocol, Truth
 from training.fixations import DensityMap, FixationPoints
 
@@ -90,14 +91,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         print(f"{group:{width}}  {len(scores):6}{means}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; the exit status."""
-    try:
-        run(arguments)
-    except TinyHDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+main = command(run)
 
 
 if __name__ == "__main__":

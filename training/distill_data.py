@@ -15,9 +15,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from tinyhd.errors import InputError, TinyHDError
+from tinyhd.errors import InputError
 from tinyhd.network.config import CLIP_LENGTH
 from tinyhd.network.weights import resolve_device
+from training.commands import command
 from training.datasets import LabelledVideo, read_dhf1k, read_hollywood2, read_ucf_sports
 from training.fixations import read_image_fixations
 from training.packs import (
@@ -218,18 +219,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """What the command does. Raises `TinyHDError` for what the user can put right."""
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except TinyHDError as error:
-        print(f"distill_data: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    options.run(options)
+
+
+main = command(run, resumes=True)
 
 
 if __name__ == "__main__":

@@ -12,28 +12,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyhd.errors import TinyHDError
 from tinyhd.inference.backends import bfloat16_agreement, convert
 from tinyhd.network.registry import find_model
+from training.commands import command
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """What the command does. Raises `TinyHDError` for what the user can put right."""
     parser = argparse.ArgumentParser(
         prog="python -m training.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="the .safetensors file that python -m training.release wrote")
     parser.add_argument("out", type=Path, help="file to write, .xml; the .bin goes beside it")
     options = parser.parse_args(arguments)
-    try:
-        file = find_model(options.model)
-        facts = convert(file, options.out, half=True)
-    except TinyHDError as error:
-        print(f"embed: {error}", file=sys.stderr)
-        return 1
+    file = find_model(options.model)
+    facts = convert(file, options.out, half=True)
     print(f'sha256="{facts["sha256"]}"')
     print(f"bfloat16_agrees={facts['bfloat16']}  # lowest CC {bfloat16_agreement(options.out):.6f}")
-    return 0
+
+
+main = command(run)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tinyhd.errors import InputError, OptionError, OutputError, TinyHDError
+from tinyhd.errors import InputError, OptionError, OutputError
 from tinyhd.inference.backends import Backend, open_backend
 from tinyhd.inference.predict import predict_frames, sampling_stride
 from tinyhd.network.config import CLIP_LENGTH, MAP_HEIGHT, MAP_WIDTH
@@ -29,6 +29,7 @@ from tinyhd.options import BACKENDS, PRECISIONS, WINDOWINGS, InferenceOptions
 from tinyhd.video.frame import Frame
 from tinyhd.video.reader import open_video, probe
 from training import metrics
+from training.commands import command
 from training.datasets import LabelledVideo, read_dhf1k, read_hollywood2, read_ucf_sports
 from training.fixations import (
     DensityMap,
@@ -505,14 +506,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     print(f"per video: {output}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; the exit status."""
-    try:
-        run(arguments)
-    except TinyHDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+main = command(run)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tinyhd.errors import InputError, TinyHDError
+from tinyhd.errors import InputError
 from tinyhd.network.model import TinyHD
 from tinyhd.network.weights import load_model, save_model
+from training.commands import command
 from training.packs import SAMPLING_RATE, clip_names, read_clip
 from training.teachers import imagenet_clip
 
@@ -86,8 +87,8 @@ def release(
     load_model(out)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """What the command does. Raises `TinyHDError` for what the user can put right."""
     parser = argparse.ArgumentParser(
         prog="python -m training.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -109,22 +110,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", help="name or path of the model that it was fine-tuned from, to mix it with")
     parser.add_argument("--share", type=float, default=0.5, help="share of --model in that mixture (%(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        release(
-            options.model,
-            options.pack,
-            options.out,
-            options.lower,
-            options.power,
-            rate=options.sampling_rate,
-            base=options.base,
-            share=options.share,
-        )
-    except TinyHDError as error:
-        print(f"release: {error}", file=sys.stderr)
-        return 1
+    release(
+        options.model,
+        options.pack,
+        options.out,
+        options.lower,
+        options.power,
+        rate=options.sampling_rate,
+        base=options.base,
+        share=options.share,
+    )
     print(f"{options.out}: {options.out.stat().st_size} bytes")
-    return 0
+
+
+main = command(run)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tinyhd.errors import InputError, TinyHDError, WeightsError
+from tinyhd.errors import InputError, WeightsError
 from tinyhd.network.config import CLIP_LENGTH, IMAGENET_MEAN, IMAGENET_STD
+from training.commands import command
 from training.packs import Maps, clip_names, maps_path, photo_names, read_clip, read_photo, write_maps
 from training.teachers import normalize_sum
 
@@ -174,8 +175,8 @@ def teach_clips(unisal: Unisal, pack: Path, name: str, videos: Sequence[Path], p
             write_maps(pack, name, clip, Maps(torch.stack([at(k) for k in frames]).numpy()))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """What the command does. Raises `TinyHDError` for what the user can put right."""
     parser = argparse.ArgumentParser(
         prog="python -m training.unisal", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -187,20 +188,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=2, default=(48, 64), metavar=("H", "W"),
                         help="height and width of the stored maps (48 64)")  # fmt: skip
     options = parser.parse_args(arguments)
-    try:
-        networks = [load_unisal(options.unisal, weights) for weights in (VIDEO_WEIGHTS, STILL_WEIGHTS)]
-        unisal = Unisal(*networks, size=tuple(options.size))
-        teach_photos(unisal, options.pack, options.name)
-        if options.videos:
-            videos = sorted(path for path in options.videos.rglob("*") if path.is_file())
-            teach_clips(unisal, options.pack, options.name, videos, options.pages)
-    except TinyHDError as error:
-        print(f"unisal: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    networks = [load_unisal(options.unisal, weights) for weights in (VIDEO_WEIGHTS, STILL_WEIGHTS)]
+    unisal = Unisal(*networks, size=tuple(options.size))
+    teach_photos(unisal, options.pack, options.name)
+    if options.videos:
+        videos = sorted(path for path in options.videos.rglob("*") if path.is_file())
+        teach_clips(unisal, options.pack, options.name, videos, options.pages)
+
+
+main = command(run, resumes=True)
 
 
 if __name__ == "__main__":

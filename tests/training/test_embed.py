@@ -44,4 +44,4 @@ def test_the_weights_come_back_from_the_converted_network(tmp_path: Path) -> Non
 
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.safetensors"), str(tmp_path / "m.xml")]) == 1
-    assert capsys.readouterr().err.startswith("embed: there is neither a model nor a file")
+    assert capsys.readouterr().err.startswith("error: there is neither a model nor a file")

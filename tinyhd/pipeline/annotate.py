@@ -14,7 +14,7 @@ from tinyhd.files import StrPath, writing
 from tinyhd.inference.backends import Backend
 from tinyhd.options import EncoderOptions, InferenceOptions, RenderOptions
 from tinyhd.pipeline.analyze import Analysis, Progress, Seconds, analysis
-from tinyhd.pipeline.outputs import Outputs, check_targets, default_output
+from tinyhd.pipeline.outputs import Outputs, Result, check_targets, default_output
 from tinyhd.render.normalize import Normalizer
 from tinyhd.render.overlay import Overlay
 from tinyhd.saliency.regions import Region, read_regions
@@ -23,17 +23,9 @@ from tinyhd.video.reader import probe
 
 
 @dataclass(frozen=True)
-class AnnotateResult:
+class AnnotateResult(Result):
     """What `annotate` has done."""
 
-    input: Path
-    output: Path
-    frames: int
-    elapsed_seconds: float
-    damaged: bool
-    """Something of the input did not decode; what did is annotated."""
-    warnings: tuple[str, ...]
-    """Sentences about the input, such as what is damaged."""
     maps: Path | None = None
     stats: Path | None = None
 

@@ -15,7 +15,7 @@ from tinyhd.files import ENCODED_TAG, StrPath
 from tinyhd.inference.backends import Backend
 from tinyhd.options import EncoderOptions, InferenceOptions, RoiOptions
 from tinyhd.pipeline.analyze import Progress, Seconds, of_two, second_pass, track_of
-from tinyhd.pipeline.outputs import check_targets, default_output, frames_writer
+from tinyhd.pipeline.outputs import Result, check_targets, default_output, frames_writer
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.encoders import resolve_encoder
 from tinyhd.video.frame import Frame, VideoInfo
@@ -24,17 +24,9 @@ from tinyhd.video.roi import ROI_SETTINGS, RegionMarker, check_roi_encoder
 
 
 @dataclass(frozen=True)
-class EncodeResult:
+class EncodeResult(Result):
     """What `encode` has done."""
 
-    input: Path
-    output: Path
-    frames: int
-    elapsed_seconds: float
-    damaged: bool
-    """Something of the input did not decode; what did is encoded."""
-    warnings: tuple[str, ...]
-    """Sentences about the input."""
     bytes: int
     """Of the output."""
 

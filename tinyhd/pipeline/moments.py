@@ -29,6 +29,7 @@ from tinyhd.inference.backends import Backend
 from tinyhd.options import InferenceOptions, MomentOptions
 from tinyhd.pipeline.analyze import Progress, Seconds, track_of
 from tinyhd.pipeline.frames import frames_in
+from tinyhd.pipeline.outputs import Result
 from tinyhd.render.stills import contact_sheet, encode_still, scaled
 from tinyhd.saliency.focus import FOCUS_DEFINITION, FocusCurve, focus_curve
 from tinyhd.saliency.regions import share_in_boxes
@@ -58,12 +59,9 @@ class KeyMoment:
 
 
 @dataclass(frozen=True)
-class MomentsResult:
-    """What `moments` has found and written."""
+class MomentsResult(Result):
+    """What `moments` has found and written; `output` is JSON with what is known of all moments and spans."""
 
-    input: Path
-    output: Path
-    """JSON: what is known of all moments and spans."""
     sheet: Path
     """All pictures on one."""
     pictures: tuple[Path, ...]
@@ -71,10 +69,6 @@ class MomentsResult:
     moments: tuple[Moment, ...]
     focused: tuple[Span, ...]
     scattered: tuple[Span, ...]
-    frames: int
-    warnings: tuple[str, ...]
-    damaged: bool
-    elapsed_seconds: float
 
     @property
     def times(self) -> list[float]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,20 @@ def check_targets(input: StrPath, targets: Mapping[str, StrPath | None], overwri
         check_target(path, [input], overwrite, folder=kind == "maps" and is_folder_name(targets[kind] or ""))
     if len({os.path.realpath(path) for path in named.values()}) < len(named):
         raise OptionError(f"two outputs have the same name, {os.fspath(next(iter(named.values())))!r}: choose another.")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What every action tells of what it has done with one input."""
+
+    input: Path
+    output: Path
+    frames: int
+    elapsed_seconds: float
+    damaged: bool
+    """Something of the input did not decode; what did is used."""
+    warnings: tuple[str, ...]
+    """Sentences about the input, such as what is damaged, and about what could not be done."""
 
 
 class Outputs:

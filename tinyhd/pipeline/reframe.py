@@ -15,7 +15,7 @@ from tinyhd.files import REFRAMED_TAG, StrPath
 from tinyhd.inference.backends import Backend
 from tinyhd.options import EncoderOptions, InferenceOptions, ReframeOptions
 from tinyhd.pipeline.analyze import Progress, Seconds, of_two, second_pass, track_of
-from tinyhd.pipeline.outputs import check_targets, default_output, frames_writer
+from tinyhd.pipeline.outputs import Result, check_targets, default_output, frames_writer
 from tinyhd.render.crop import Box, CropRenderer, fills
 from tinyhd.saliency.boxes import MovingBox, read_boxes
 from tinyhd.saliency.track import SaliencyTrack
@@ -26,17 +26,9 @@ _Sink = Callable[[Frame, Box], None]
 
 
 @dataclass(frozen=True)
-class ReframeResult:
+class ReframeResult(Result):
     """What `reframe` has done."""
 
-    input: Path
-    output: Path
-    frames: int
-    elapsed_seconds: float
-    damaged: bool
-    """Something of the input did not decode; what did is reframed."""
-    warnings: tuple[str, ...]
-    """Sentences about the input, or about regions that could not be kept whole."""
     crop: CropPath
     size: tuple[int, int]
     """(width, height) of the result, pixels."""

@@ -37,7 +37,7 @@ from tinyhd.pipeline.encode import encode
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.frame import Frame
 from tinyhd.video.reader import open_video, read_frames
-from tinyhd.video.writer import open_writer
+from tinyhd.video.writer import VideoWriter
 from training.commands import command
 
 SIGMA = 6 / 256
@@ -179,7 +179,7 @@ def prepare(video: Path, clip: Clip, settings: Settings, target: Path) -> list[n
         lossless = EncoderOptions(encoder="libx264", preset="ultrafast")
         first = Fraction(settings.start)
         looked_at = []
-        with open_writer(target, info, size=size, options=lossless, settings=_LOSSLESS, keep_source=False) as writer:
+        with VideoWriter(target, info, size=size, options=lossless, settings=_LOSSLESS, keep_source=False) as writer:
             for frame in reader:
                 scaled = frame.image.reformat(*size, format="yuv420p", interpolation="BICUBIC")
                 writer.write(scaled, frame.time - first)
@@ -190,7 +190,7 @@ def prepare(video: Path, clip: Clip, settings: Settings, target: Path) -> list[n
 
 def encode_plainly(source: Path, target: Path, encoder: EncoderOptions) -> None:
     """The same without regions."""
-    with open_video(source) as reader, open_writer(target, reader.info, options=encoder) as writer:
+    with open_video(source) as reader, VideoWriter(target, reader.info, options=encoder) as writer:
         for frame in reader:
             writer.write(frame.image, frame.time)
 

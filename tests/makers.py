@@ -243,6 +243,18 @@ def clip(path: Path, count: int = 3, first: int = 0) -> Path:
     return make_video(path, range(first, first + count), codec="mpeg4", width=96, height=64)
 
 
+def rewrite(source: Path, target: Path, **options: Any) -> Any:
+    """Write a file's frames again as they are, by a `VideoWriter` with these options, which is returned."""
+    from tinyhd.video.reader import open_video
+    from tinyhd.video.writer import VideoWriter
+
+    start = options.get("start")
+    with open_video(source, start, options.get("end")) as video, VideoWriter(target, video.info, **options) as writer:
+        for frame in video:
+            writer.write(frame.image, frame.time - (start or 0))
+    return writer
+
+
 # --- one difficulty each ------------------------------------------------------------------------------------
 
 

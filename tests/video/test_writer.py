@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,27 +14,27 @@ import av
 import makers
 import numpy as np
 import pytest
-from makers import make_video, read_barcode
+from makers import make_video, read_barcode, rewrite
 
 from tinyhd.errors import OptionError, OutputError
 from tinyhd.files import AtomicOutput
 from tinyhd.options import CODECS, EncoderOptions
 from tinyhd.video import encoders
 from tinyhd.video.encoders import NVENC, SOFTWARE, resolve_encoder
+from tinyhd.video.ffmpeg_program import resolve_program_encoder
 from tinyhd.video.png import encode_png
 from tinyhd.video.reader import open_video, read_frames
-from tinyhd.video.writer import VideoWriter, fine_time_base, open_writer
+from tinyhd.video.writer import VideoWriter, check_encoder, fine_time_base
 
 pytestmark = pytest.mark.filterwarnings("error")
 
+no_program = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs an ffmpeg program")
+both_ways = pytest.mark.parametrize("program", [None, pytest.param("ffmpeg", marks=no_program)])
+"""Built-in, and through an ffmpeg program."""
 
-def rewrite(source: Path, target: Path, **options: Any) -> VideoWriter:
-    """Write a file's pictures again as they are."""
-    start = options.get("start")
-    with open_video(source, start, options.get("end")) as video, open_writer(target, video.info, **options) as writer:
-        for frame in video:
-            writer.write(frame.image, frame.time - (start or 0))
-    return writer
+
+def resolve(options: EncoderOptions) -> encoders.Encoder:
+    return resolve_program_encoder(options) if options.ffmpeg else resolve_encoder(options)
 
 
 def absolute_times(path: Path) -> list[Fraction]:
@@ -83,7 +84,7 @@ def test_a_late_picture_keeps_its_distance_from_the_sound(tmp_path: Path) -> Non
     assert abs(out_audio[0][1] - audio_packets(source)[0][1]) < Fraction(1, 10_000)
 
     source = make_video(tmp_path / "exact.mp4", 12, pts=pts, time_base=Fraction(1, 30000), audio=["aac"])
-    with open_video(source) as video, open_writer(tmp_path / "exact_out.mp4", video.info) as writer:
+    with open_video(source) as video, VideoWriter(tmp_path / "exact_out.mp4", video.info) as writer:
         for k, frame in enumerate(video):
             writer.write(frame.image, Fraction(10001 + 1200 * k, 30000))
     assert absolute_times(tmp_path / "exact_out.mp4")[0] == Fraction(10001, 30000)
@@ -109,7 +110,7 @@ def test_part_of_a_video_starts_at_zero(tmp_path: Path) -> None:
 def test_times_must_increase(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 2)
     image = next(read_frames(source)).image
-    with open_video(source) as video, open_writer(tmp_path / "out.mp4", video.info) as writer:
+    with open_video(source) as video, VideoWriter(tmp_path / "out.mp4", video.info) as writer:
         writer.write(image, Fraction(1))
         with pytest.raises(ValueError, match="increase"):
             writer.write(image, Fraction(1))
@@ -317,19 +318,24 @@ def test_tags_and_shape_are_kept(tmp_path: Path, name: str) -> None:
 # ---- encoders
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("options", "codec"),
     [
-        (EncoderOptions(crf=30, preset="ultrafast"), "h264"),
-        (EncoderOptions("hevc", preset="ultrafast"), "hevc"),
-        (EncoderOptions("av1", preset="13"), "av1"),
-        (EncoderOptions("vp9"), "vp9"),
-        (EncoderOptions(encoder="mpeg4"), "mpeg4"),
+        ({"crf": 30, "preset": "ultrafast"}, "h264"),
+        ({"codec": "hevc", "preset": "ultrafast"}, "hevc"),
+        ({"codec": "av1", "preset": "13"}, "av1"),
+        ({"codec": "vp9"}, "vp9"),
+        ({"encoder": "mpeg4"}, "mpeg4"),
     ],
 )
-def test_encoders(tmp_path: Path, options: EncoderOptions, codec: str) -> None:
+def test_encoders(
+    tmp_path: Path, options: dict[str, Any], codec: str, program: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
     source = make_video(tmp_path / "in.mp4", 8, pts=[0, 3, 4, 9, 10, 12, 20, 21])
-    rewrite(source, tmp_path / "out.mp4", options=options)
+    capfd.readouterr()
+    rewrite(source, tmp_path / "out.mp4", options=EncoderOptions(**options, ffmpeg=program))
+    assert capfd.readouterr() == ("", "")
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].codec_context.codec.canonical_name == codec
         if codec == "hevc":
@@ -343,9 +349,9 @@ def test_svt_does_not_print_to_the_terminal(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 2)
     program = (
         "import sys; from tinyhd.options import EncoderOptions; from tinyhd.video.reader import open_video\n"
-        "from tinyhd.video.writer import open_writer\n"
+        "from tinyhd.video.writer import VideoWriter\n"
         "with open_video(sys.argv[1]) as video:\n"
-        "    with open_writer(sys.argv[2], video.info, options=EncoderOptions('av1', preset='9')) as writer:\n"
+        "    with VideoWriter(sys.argv[2], video.info, options=EncoderOptions('av1', preset='9')) as writer:\n"
         "        for frame in video: writer.write(frame.image, frame.time)\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "SVT_LOG"}
@@ -354,11 +360,12 @@ def test_svt_does_not_print_to_the_terminal(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
-def test_crf_and_preset_reach_the_encoder(tmp_path: Path) -> None:
+@both_ways
+def test_crf_and_preset_reach_the_encoder(tmp_path: Path, program: str | None) -> None:
     source = make_video(tmp_path / "in.mp4", 12)
     sizes = {}
     for crf in (10, 45):
-        rewrite(source, tmp_path / f"{crf}.mp4", options=EncoderOptions(crf=crf, preset="medium"))
+        rewrite(source, tmp_path / f"{crf}.mp4", options=EncoderOptions(crf=crf, preset="medium", ffmpeg=program))
         sizes[crf] = (tmp_path / f"{crf}.mp4").stat().st_size
         assert b"me=hex" in (tmp_path / f"{crf}.mp4").read_bytes()  # x264 notes its settings; faster presets: me=dia
     assert sizes[45] < sizes[10] / 2
@@ -386,25 +393,30 @@ def test_x264_takes_frames_not_slices(tmp_path: Path) -> None:
     assert b"sliced_threads=0" in (tmp_path / "out.mp4").read_bytes()
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"codec": "h263"}, "must be one of h264"),
-        ({"encoder": "nonsense"}, "there is no encoder 'nonsense'"),
-        ({"encoder": "aac"}, "not a video encoder"),
-        ({"encoder": "mpeg4", "crf": 20}, "has no --crf"),
+        ({"encoder": "nonsense"}, "no (video )?encoder 'nonsense'"),
+        ({"encoder": "aac"}, "has no video encoder 'aac'|'aac' is not a video encoder"),
+        ({"encoder": "mpeg4", "crf": 20}, "the encoder mpeg4 has no --crf"),
         ({"encoder": "mpeg4", "preset": "fast"}, "has no --preset"),
-        ({"preset": "sluggish"}, "must be one of ultrafast"),
+        ({"preset": "sluggish"}, "libx264 has no preset 'sluggish'; it must be one of ultrafast"),
         ({"encoder": "h264_nvenc", "preset": "sluggish"}, "must be one of default"),
     ],
 )
-def test_settings_that_do_not_exist(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        resolve_encoder(EncoderOptions(**options))
+def test_settings_that_do_not_exist(options: dict[str, Any], message: str, program: str | None) -> None:
+    with pytest.raises(OptionError, match=message) as caught:
+        check_encoder(EncoderOptions(**options, ffmpeg=program))
+    assert len(str(caught.value).splitlines()) == 1
 
 
-def test_nvenc_takes_crf_as_cq() -> None:
-    assert resolve_encoder(EncoderOptions(encoder="h264_nvenc", crf=23)).options == {"rc": "vbr", "cq": "23"}
+@both_ways
+def test_what_becomes_of_crf_and_bitrate(program: str | None) -> None:
+    nvenc = resolve(EncoderOptions(encoder="h264_nvenc", crf=23, ffmpeg=program))
+    assert nvenc.options == {"rc": "vbr", "cq": "23"}
+    x264 = resolve(EncoderOptions(bitrate="2.5M", ffmpeg=program))
+    assert x264.options == {"preset": "veryfast", "b": "2500000"}
 
 
 def test_nvenc_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +425,7 @@ def test_nvenc_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     options = EncoderOptions(encoder="h264_nvenc")
     match = r"NVIDIA GPU .*data-center GPUs such as H100 .*--encoder libx264"
     with open_video(source) as video, pytest.raises(OptionError, match=match) as caught:
-        open_writer(tmp_path / "out.mp4", video.info, options=options)
+        VideoWriter(tmp_path / "out.mp4", video.info, options=options)
     assert len(str(caught.value).splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
@@ -484,7 +496,7 @@ def test_auto_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 def test_codecs_that_mp4_cannot_hold(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 2)
     with open_video(source) as video, pytest.raises(OptionError, match="mp4 files cannot hold what huffyuv makes"):
-        open_writer(tmp_path / "out.mp4", video.info, options=EncoderOptions(encoder="huffyuv"))
+        VideoWriter(tmp_path / "out.mp4", video.info, options=EncoderOptions(encoder="huffyuv"))
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
@@ -497,7 +509,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def writing(clip: Path, target: Path, **options: Any) -> Iterator[Path]:
-    with open_video(clip) as video, open_writer(target, video.info, **options) as writer:
+    with open_video(clip) as video, VideoWriter(target, video.info, **options) as writer:
         for frame in video:
             writer.write(frame.image, frame.time)
             yield target
@@ -581,10 +593,13 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(clip: Path, missing_bytes: i
 
 
 @pytest.mark.parametrize("name", ["12:30.mp4", "a%d.mp4", "-x.mp4", "with 'quotes' \"and\" space.mp4", "ü\n☃.mp4"])
-def test_odd_names(clip: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(clip.parent)
-    list(writing(clip, Path(name)))
-    assert {path.name for path in clip.parent.iterdir()} == {"in.mp4", name}
+@both_ways
+def test_odd_names(clip: Path, name: str, program: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = clip.parent / "a %d 'folder'; $HOME"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    list(writing(clip, Path(name), options=EncoderOptions(ffmpeg=program)))
+    assert [path.name for path in folder.iterdir()] == [name]
     assert len(list(read_frames(Path(name)))) == 8
 
 

@@ -709,3 +709,8 @@ def playlist(folder: Path, kind: str, name: str, target: str = "plain.mp4") -> P
     path = folder / name
     path.write_text(PLAYLISTS[kind].format(target=target))
     return path
+
+
+STILLS = ("png", "jpg", "webp", "bmp", "tiff", "exif_photo")
+MOVING = [name for name in HARD_FILES if name not in (*STILLS, "hdr_pq", "hdr_hlg")]
+"""Of `HARD_FILES`; without HDR, which takes FFmpeg seconds to set up."""

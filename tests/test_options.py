@@ -22,12 +22,6 @@ def test_every_field_is_described(group: type[Options]) -> None:
         assert not choice.help.endswith("."), name
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_they_cannot_be_changed(group: type[Options]) -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(group(), dataclasses.fields(group)[0].name, None)
-
-
 @pytest.mark.parametrize(
     ("group", "values", "message"),
     [
@@ -40,6 +34,8 @@ def test_they_cannot_be_changed(group: type[Options]) -> None:
         (InferenceOptions, {"sampling_rate": float("nan")}, "sampling_rate is nan; it must be 0 or more."),
         (InferenceOptions, {"overlap": 4, "windowing": "published"}, "overlap is for cross-faded windows"),
         (RenderOptions, {"opacity": 1.5}, "opacity is 1.5; it must be 0 to 1."),
+        (RenderOptions, {"opacity": float("nan")}, "opacity is nan; it must be 0 to 1."),
+        (RenderOptions, {"normalize": "some"}, "normalize is 'some'; it must be one of frame, video, none."),
         (RenderOptions, {"style": "poster"}, "style is 'poster'; it must be one of overlay, heatmap"),
         (EncoderOptions, {"codec": "divx"}, "codec is 'divx'"),
         (EncoderOptions, {"ffmpeg_args": "-tune film"}, "name one with ffmpeg"),

@@ -242,8 +242,8 @@ class ReframeOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.aspect is not None and not _two_numbers(self.aspect, _ASPECT):
-            raise OptionError(f"aspect is {self.aspect!r}; it must be width:height, such as 9:16.")
+        if self.aspect is not None:
+            _ratio(self.aspect)
         size = None if self.size is None else _two_numbers(self.size, r"(\d{1,5})x(\d{1,5})")
         if self.size is not None and (size is None or size[0] % 2 or size[1] % 2):
             raise OptionError(f"size is {self.size!r}; it must be two even numbers, such as 1080x1920.")
@@ -255,8 +255,7 @@ class ReframeOptions(Options):
     @property
     def ratio(self) -> float:
         """Width / height of the result, as displayed."""
-        width, height = (self.aspect or (self.size or "9:16").replace("x", ":")).split(":")
-        return float(width) / float(height)
+        return _ratio(self.aspect or (self.size or "9:16").replace("x", ":"))
 
     @property
     def pixels(self) -> tuple[int, int] | None:
@@ -287,16 +286,13 @@ class MomentOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.aspect is not None and not _two_numbers(self.aspect, _ASPECT):
-            raise OptionError(f"aspect is {self.aspect!r}; it must be width:height, such as 9:16.")
+        if self.aspect is not None:
+            _ratio(self.aspect)
 
     @property
     def ratio(self) -> float | None:
         """Width / height of the pictures, as displayed; None: that of the video."""
-        if self.aspect is None:
-            return None
-        width, height = self.aspect.split(":")
-        return float(width) / float(height)
+        return None if self.aspect is None else _ratio(self.aspect)
 
 
 @dataclass(frozen=True)
@@ -323,7 +319,12 @@ GROUPS: dict[str, dict[str, type[Options]]] = {
 """What can be done with a video, and the options of each, by the field of a `Job` that holds them."""
 
 
-_ASPECT = r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)"
+def _ratio(aspect: str) -> float:
+    """Width / height of an aspect such as 9:16. Raises `OptionError` where it is not one."""
+    numbers = _two_numbers(aspect, r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)")
+    if numbers is None:
+        raise OptionError(f"aspect is {aspect!r}; it must be width:height, such as 9:16.")
+    return numbers[0] / numbers[1]
 
 
 def _two_numbers(text: str, pattern: str) -> tuple[float, float] | None:

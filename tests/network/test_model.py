@@ -172,7 +172,7 @@ def test_wrong_clip_shapes_are_refused():
 )
 def test_convolution_over_frames_equals_conv3d_forward_and_backward(kernel, stride, padding, length, groups):
     torch.manual_seed(0)
-    conv = FrameConv3d(6, 6, kernel, stride, padding, groups).double()
+    conv = FrameConv3d(6, 6, kernel, stride, padding, groups=groups, bias=False).double()
     x = torch.randn(2, 6, length, 10, 12, dtype=torch.float64)
     results = []
     for plain in (True, False):

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from fakes import GrayModel
-from makers import HARD_FILES, make_video
+from makers import HARD_FILES, MOVING, make_video
 
 import tinyhd
 from tinyhd.applications.roi import plan_offsets
@@ -23,8 +23,6 @@ from tinyhd.video.roi import ROI_SETTINGS
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-STILLS = ("png", "jpg", "webp", "bmp", "tiff", "exif_photo")
-MOVING = [name for name in HARD_FILES if name not in STILLS and name not in ("hdr_pq", "hdr_hlg")]
 WIDTH, HEIGHT = 384, 192
 
 

@@ -8,7 +8,7 @@ import av.filter
 import numpy as np
 import pytest
 from fakes import GrayModel
-from makers import HARD_FILES, make_video
+from makers import HARD_FILES, MOVING, make_video
 
 import tinyhd
 from tinyhd.applications.crop import CropPath
@@ -19,9 +19,6 @@ from tinyhd.pipeline.reframe import ReframeResult
 from tinyhd.video.reader import open_video, read_frames
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-STILLS = ("png", "jpg", "webp", "bmp", "tiff", "exif_photo")
-MOVING = [name for name in HARD_FILES if name not in STILLS and name not in ("hdr_pq", "hdr_hlg")]
 
 
 def run(source: Path, output: Path | None = None, **options: Any) -> ReframeResult:

@@ -24,33 +24,19 @@ def from_frames(x: Tensor, clips: int) -> Tensor:
 
 
 class FrameConv3d(nn.Conv3d):
-    """`nn.Conv3d`, computed as 2-D convolutions over frames, one for each temporal tap.
+    """`nn.Conv3d` without dilation, computed as 2-D convolutions over frames, one for each temporal tap.
 
-    Same weights (without bias, until BatchNorm is folded in) and, but for the order of float additions, the same
+    Same weights and, but for the order of float additions, the same
     result. `plain = True` computes it as PyTorch's own 3-D convolution instead, which is faster where nothing is
     trained.
     """
 
     plain = False
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int, int],
-        stride: tuple[int, int, int] = (1, 1, 1),
-        padding: tuple[int, int, int] = (0, 0, 0),
-        groups: int = 1,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, T, H, W) -> (N, out, T', H', W')."""
         if self.plain:
             return super().forward(x)
-        return self._over_frames(x)
-
-    def _over_frames(self, x: Tensor) -> Tensor:
         clips, _, length, _, _ = x.shape
         taps, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         out_length = (length + 2 * padding - taps) // stride + 1
@@ -92,7 +78,7 @@ class ConvNorm(nn.Module):
         act: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = FrameConv3d(in_channels, out_channels, kernel_size, stride, padding, groups)
+        self.conv = FrameConv3d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm3d(out_channels)
         self.act = act
 

@@ -454,8 +454,8 @@ def joined(path: Path, codec: str = "libx264", **second: Any) -> Path:
     """A transport stream of 24 frames whose second half is another stream, with these options."""
     plain_options: dict[str, Any] = {"codec": codec, "options": {"bf": "0"}}
     parts = [
-        make_video(path.with_suffix(".1.ts"), range(12), **plain_options),
-        make_video(path.with_suffix(".2.ts"), range(12, 24), pts=range(12, 24), **plain_options | second),
+        make_video(path.with_suffix(".1.ts"), range(12), pts=range(1, 13), **plain_options),
+        make_video(path.with_suffix(".2.ts"), range(12, 24), pts=range(13, 25), **plain_options | second),
     ]
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     for part in parts:

@@ -248,11 +248,11 @@ def test_a_failure_at_the_end_is_an_error(clip: Path) -> None:
         f'exec {real} "$@"',
     )
     with pytest.raises(OutputError, match=r"out\.mp4' failed: No space left\.$"):
-        rewrite(clip, clip.with_name("out.mp4"), EncoderOptions(ffmpeg=str(failing)))
+        rewrite(clip, clip.with_name("out.mp4"), options=EncoderOptions(ffmpeg=str(failing)))
     assert {path.name for path in clip.parent.iterdir()} == {"in.mp4", "program"}
 
 
 def test_a_program_that_ends_early_is_an_error(clip: Path) -> None:
     with pytest.raises(OutputError, match=r"the ffmpeg program ended early"):
-        rewrite(clip, clip.with_name("out.mp4"), EncoderOptions(ffmpeg=PROGRAM, ffmpeg_args="-frames:v 3"))
+        rewrite(clip, clip.with_name("out.mp4"), options=EncoderOptions(ffmpeg=PROGRAM, ffmpeg_args="-frames:v 3"))
     assert [path.name for path in clip.parent.iterdir()] == ["in.mp4"]

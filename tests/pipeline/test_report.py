@@ -117,7 +117,7 @@ def test_all_kinds_of_files(tmp_path: Path, name: str) -> None:
     assert Page(result.output.read_text()).tags.count("img") >= 2
 
 
-@pytest.mark.parametrize("model", ["tinyhd-m", "tinyhd-lite"])
+@pytest.mark.parametrize("model", ["tinyhd-m", "tinyhd-lite", "tinyhd-clean"])
 def test_accuracy_is_that_of_the_model_card(model: str) -> None:
     info = MODELS[model]
     facts = model_facts(f"sha256:{info.sha256}")

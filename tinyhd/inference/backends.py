@@ -291,7 +291,7 @@ def convert(file: ModelFile, path: Path, *, half: bool = False) -> dict[str, Any
     import openvino
 
     try:
-        from tinyhd.network.convert import to_openvino
+        from tinyhd.network.convert import mark_precise, to_openvino
         from tinyhd.network.weights import load_model_bytes
     except ModuleNotFoundError as error:
         raise OptionError(
@@ -303,6 +303,7 @@ def convert(file: ModelFile, path: Path, *, half: bool = False) -> dict[str, Any
     network = to_openvino(model)
     network.reshape([1, *CLIP_SHAPE])
     openvino.save_model(network, path, compress_to_fp16=half)
+    mark_precise(path)
     return {
         "name": path.stem,
         "config": model.config.to_dict(),

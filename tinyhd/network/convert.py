@@ -80,6 +80,22 @@ def to_openvino(model: TinyHD) -> Any:
     return converted
 
 
+def mark_precise(path: str | os.PathLike[str]) -> None:
+    """Let a saved network compute its most sensitive layer, MobileNetV2's second, in float32 where it computes in
+    bfloat16 otherwise: it takes a few percent more time, and the maps' difference from float32 falls to a fifth."""
+    network = ElementTree.parse(path)  # OpenVINO's Python has no way to set the mark that its files have
+    for layer in network.iter("layer"):
+        if ".encoder.layers.1." in layer.get("name", "") and layer.get("type") != "Const":
+            info = layer.find("rt_info")
+            if info is None:
+                info = ElementTree.Element("rt_info")
+                layer.insert(1 if layer.find("data") is not None else 0, info)
+            ElementTree.SubElement(info, "attribute", name="precise", version="0")
+    with open(path, "wb") as file:
+        network.write(file, encoding="utf-8", xml_declaration=True)
+        file.write(b"\n")
+
+
 def to_onnx(model: TinyHD, path: str | os.PathLike[str]) -> None:
     """Write the network as one ONNX file, float32.
 

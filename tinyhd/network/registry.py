@@ -80,8 +80,8 @@ MODELS: dict[str, ModelInfo] = {
             file="tinyhd-m.xml",
             provenance="trained by this project on people's fixations and from published models; see MODEL_CARD.md",
             license="Apache-2.0",
-            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.0045, sampling_rate=15.0),
-            sha256="2a3375960cce62de6b232d6d824617e65765cca45fb690ca33e4c72e93dcf045",
+            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.004, sampling_rate=15.0),
+            sha256="a8779c3d47288b3fd21a63ea0f55d6994b1c9b75eee162fe98e96847bd6064ff",
             bfloat16_agrees=True,
         ),
         ModelInfo(
@@ -90,7 +90,16 @@ MODELS: dict[str, ModelInfo] = {
             provenance="half as wide, taught by tinyhd-m and its teachers; see MODEL_CARD.md",
             license="Apache-2.0",
             config=TinyHDConfig(True, 2, ("d1", "d2"), output_stride=4, display_scale=0.00048, sampling_rate=15.0),
-            sha256="239c27db87ed61e58c359de802d63665e59a9ffea34c30f7613732d7094a393c",
+            sha256="f825ce51b13c8c96a73a1c9be8438d0558b1264bacbe77848603e7a755b7f32e",
+            bfloat16_agrees=True,
+        ),
+        ModelInfo(
+            name="tinyhd-clean",
+            file="tinyhd-clean.xml",
+            provenance="trained by this project on teachers and data whose licenses all allow it; see MODEL_CARD.md",
+            license="Apache-2.0",
+            config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.6, sampling_rate=15.0),
+            sha256="595d8a98ad8ecfe4984aef9b151f9054ce8d1d304e491196b2f0042d40db34cf",
             bfloat16_agrees=False,
         ),
         _published(

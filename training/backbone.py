@@ -87,6 +87,35 @@ def _matching(offset: Tensor):  # type: ignore[no-untyped-def]
 
 
 @torch.no_grad()
+def take_statistics(model: TinyHD, clips: Tensor) -> None:
+    """Gives every norm the statistics of what it gets of `clips`, and a gain and offset with which it computes what it
+    did. Models that come with the package need it before their norms see batches: theirs are folded into the
+    convolutions.
+
+    Args:
+        model: changed in place, left in eval mode.
+        clips: (N, 3, 16, H, W) normalized clips.
+    """
+
+    def take(norm: nn.BatchNorm3d, inputs: tuple[Tensor]) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        offset = norm.bias - norm.running_mean * gain
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3, 4), correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_(gain * (variance + norm.eps).sqrt())
+        norm.bias.copy_(offset + mean * gain)
+
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    handles = [norm.register_forward_pre_hook(take) for norm in norms]
+    model.eval()(clips)
+    for handle in handles:
+        handle.remove()
+
+
+@torch.no_grad()
 def start_decoders(model: TinyHD) -> None:
     """Sets the decoders' last norms and the fusion near where trained networks end.
 

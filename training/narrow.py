@@ -5,6 +5,7 @@ al., ICLR 2024, rank weights), of what blocks give to each other those that vary
 norms' statistics anew.
 """
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from tinyhd.errors import OptionError
 from tinyhd.network.layers import ConvNorm, InvertedResidual
 from tinyhd.network.model import TinyHD
+from training.backbone import take_statistics
 
 # encoder layers whose outputs are added or shuffled together, and how many neighboring channels must stay together:
 # a shuffle makes one channel of four, and d1 shuffles the coarsest features twice
@@ -41,6 +43,8 @@ def narrowed(wide: TinyHD, decoders: tuple[str, ...], clips: Tensor) -> TinyHD:
     narrow = TinyHD(replace(wide.config, channel_reduction=2, decoders=decoders, fusion_order=())).to(
         wide.fusion.weight
     )
+    wide = copy.deepcopy(wide)
+    take_statistics(wide, clips)
     sizes = _sizes(wide, clips)
     kept = _narrow_encoder(wide, narrow, sizes)
     x0 = torch.cat([kept[1], 16 + _shuffled(kept, (2, 3), (24, 24))])

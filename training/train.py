@@ -32,7 +32,7 @@ from tqdm import tqdm
 from tinyhd.errors import InputError, TinyHDError
 from tinyhd.network.model import TinyHD, TinyHDOutput
 from tinyhd.network.weights import load_model, resolve_device, save_model
-from training.backbone import inflate_imagenet, start_decoders
+from training.backbone import inflate_imagenet, start_decoders, take_statistics
 from training.config import TrainConfig, config_from_dict, read_config
 from training.data import Augmentation, ClipDataset, MixSampler, list_entries
 from training.fixed_norms import fix_norms
@@ -176,6 +176,8 @@ class Trainer:
             model.config = replace(model.config, **same)  # no parts of the network
             if model.config != config.model:
                 raise InputError(f"{config.init} is a {model.config}, but the configuration's model is {config.model}.")
+            if config.norms == "batch" and not self.checkpoint_path.exists():
+                take_statistics(model, self._some_clips())
             return model
         model = TinyHD(config.model)
         start_decoders(model)

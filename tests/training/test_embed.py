@@ -1,6 +1,7 @@
 """What ships beside a model's file."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import openvino
@@ -22,6 +23,10 @@ def test_the_converted_network_and_what_the_registry_says_of_it(
     save_model(model, tmp_path / "m.safetensors")
     assert main([str(tmp_path / "m.safetensors"), str(tmp_path / "m.xml")]) == 0
     assert f'sha256="{converted_hash(tmp_path / "m.xml")}"' in capsys.readouterr().out
+    layers = ElementTree.parse(tmp_path / "m.xml").iter("layer")
+    precise = [layer.attrib["name"] for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None]
+    assert precise
+    assert all(".encoder.layers.1." in name for name in precise)
     found = openvino.compile_model(tmp_path / "m.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(fixed_clip())[0]
     with torch.inference_mode():
         expected = model(torch.from_numpy(fixed_clip())).fused.numpy()

@@ -1,5 +1,7 @@
 """A narrowed model keeps the channels that matter, wherever they are added, joined and shuffled."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,6 +90,25 @@ def test_what_only_drops_silent_channels_computes_the_same(clips: Tensor) -> Non
 def test_d3_starts_anew(clips: Tensor) -> None:
     narrow = narrowed(half_silent(clips), ("d1", "d2", "d3"), clips)
     assert narrow(clips).fused.isfinite().all()
+
+
+def test_norms_that_are_folded_into_the_convolutions_make_no_difference(clips: Tensor) -> None:
+    """As they are in the models that come with the package."""
+    wide = half_silent(clips)
+    folded = copy.deepcopy(wide)
+    for module in folded.modules():
+        if isinstance(module, ConvNorm):
+            conv, norm = module.conv, module.norm
+            gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+            conv.weight.data.mul_(gain.view(-1, 1, 1, 1, 1))
+            norm.bias.data.sub_(norm.running_mean * gain)
+            norm.weight.data.fill_(1)
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1 - norm.eps)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(clips).fused, wide(clips).fused)
+        given, expected = (narrowed(model, ("d1", "d2"), clips)(clips).fused for model in (folded, wide))
+    torch.testing.assert_close(given, expected)
 
 
 def test_only_full_width_is_narrowed(clips: Tensor) -> None:

@@ -135,6 +135,29 @@ def test_what_failed_is_done_again_when_asked(folder: Path, capsys: pytest.Captu
     assert "1 failed" in capsys.readouterr().err
 
 
+def test_a_run_over_earlier_outputs_that_did_not_end_well(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, or failed, before it replaced them: they are not taken for its own, and not in the way."""
+    clip(folder / "a.mp4")
+    command, output = ["a.mp4", "--output-dir", "out"], folder / "out" / "a.saliency.mp4"
+    assert annotate_main(command) == 0
+    overlay = output.read_bytes()
+
+    command += ["--style", "heatmap"]
+    assert annotate_main(command) == 0
+    manifest = folder / "out" / MANIFEST_NAME
+    manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(keepends=True)[:-1]))
+    output.write_bytes(overlay)
+    assert annotate_main(command) == 0
+    assert output.read_bytes() != overlay
+
+    command += ["--opacity", "0.5"]
+    with monkeypatch.context() as patch:
+        patch.setattr(GrayModel, "__call__", lambda *_: 1 / 0)
+        assert annotate_main(command) == 1
+    assert annotate_main([*command, "--retry-failed"]) == 0
+    assert [line["status"] for line in lines(folder / "out")][-4:] == ["started", "failed", "started", "done"]
+
+
 def test_damage_stays_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     makers.truncated(folder)
     command = ["truncated.mp4", "--output-dir", "out"]

@@ -59,9 +59,9 @@ class Entry(NamedTuple):
     mtime_ns: int
     content: str
     fresh: bool
-    """Whether no output was there when the attempt began."""
+    """Whether the attempt might replace what it found: there was nothing, or it was of an earlier one."""
     outputs: tuple[tuple[str, int], ...]
-    """Their names, and sizes where the attempt is over."""
+    """Their names and sizes; of a begun attempt of what it found, 0: nothing."""
     time: float
     """When it was written, seconds since 1970."""
 
@@ -161,14 +161,15 @@ class Manifest:
             # the outputs, where they are still there, are of an earlier run of ours
             is_ours = entry.status in (DONE, DAMAGED) or entry.fresh
             return replace(todo, job=replace(job, overwrite=job.overwrite or is_ours))
+        again = replace(todo, job=replace(job, overwrite=job.overwrite or entry.fresh))
         if entry.status == FAILED:
-            return todo if retry_failed else replace(todo, state=FAILED)
-        sizes = [_size(name) for name, _ in entry.outputs]
+            return again if retry_failed else replace(todo, state=FAILED)
+        sizes, noted = [_size(name) for name, _ in entry.outputs], [size for _, size in entry.outputs]
         if entry.status == _STARTED:
-            if entry.fresh and None not in sizes:  # killed between the last output and its line here
+            if entry.fresh and None not in sizes and not any(noted):  # killed between the last output and its line here
                 return replace(todo, state=DONE, attempt=entry.attempt)
-            return replace(todo, job=replace(job, overwrite=job.overwrite or entry.fresh))
-        if sizes == [size for _, size in entry.outputs]:
+            return again
+        if sizes == noted:
             return replace(todo, state=entry.status)
         return replace(todo, job=replace(job, overwrite=True))
 
@@ -178,9 +179,9 @@ class Manifest:
 
     def begin(self, plan: Plan) -> None:
         """Note that a job begins. Raises `OutputError` where that cannot be written."""
-        outputs = output_names(plan.job)
-        fresh = plan.job.overwrite or not any(exists(name) for name in outputs)
-        self._write(plan, _STARTED, [(name, 0) for name in outputs], fresh=fresh)
+        outputs = [(name, _size(name) or 0) for name in output_names(plan.job)]
+        fresh = plan.job.overwrite or not any(exists(name) for name, _ in outputs)
+        self._write(plan, _STARTED, outputs, fresh=fresh)
 
     def end(self, plan: Plan, result: Result | None, error: str | None = None, worker: int = 0) -> None:
         """Note how a job ended: its result, or the sentence that says what went wrong. Raises `OutputError`."""
@@ -190,7 +191,7 @@ class Manifest:
             # a file that was replaced meanwhile is not what was worked on
             facts["identity"] = begun.size, begun.mtime_ns, begun.content
         if result is None:
-            self._write(plan, FAILED, [], error=error, **facts)
+            self._write(plan, FAILED, [], error=error, fresh=plan.job.overwrite, **facts)
             return
         outputs = [
             (name, _size(name, listed=False) or 0) for name in output_names(replace(plan.job, output=result.output))

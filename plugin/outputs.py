@@ -12,7 +12,8 @@ from fiftyone.core.collections import SampleCollection
 
 import tinyhd
 from tinyhd.files import make_folder
-from tinyhd.pipeline.batch import Job, Result, run_job
+from tinyhd.pipeline.batch import Job, run_job
+from tinyhd.pipeline.outputs import Result
 
 from .compute import find_track
 from .media import all_videos, dataset_of, default_folder, metadata_of

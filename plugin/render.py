@@ -10,7 +10,7 @@ from fiftyone.core.collections import SampleCollection
 
 import tinyhd
 from tinyhd.applications.crop import CropPath, read_path
-from tinyhd.pipeline.batch import Result
+from tinyhd.pipeline.outputs import Result
 from tinyhd.video.frame import VideoInfo
 from tinyhd.video.playback import browser_plays, reencode
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from tinyhd.applications.crop import CropPath
 from tinyhd.choices import field_types
@@ -21,28 +21,12 @@ from tinyhd.options import (
 )
 from tinyhd.pipeline.addresses import as_path
 from tinyhd.pipeline.analyze import Progress, Seconds, analyze
-from tinyhd.pipeline.annotate import AnnotateResult, annotate
+from tinyhd.pipeline.annotate import annotate
 from tinyhd.pipeline.encode import encode
 from tinyhd.pipeline.moments import MOMENTS_SUFFIX, moments
+from tinyhd.pipeline.outputs import Result
 from tinyhd.pipeline.reframe import reframe
 from tinyhd.saliency.boxes import MovingBox
-
-
-class Result(Protocol):
-    """What every action tells of what it has done."""
-
-    @property
-    def input(self) -> Path: ...
-    @property
-    def output(self) -> Path: ...
-    @property
-    def frames(self) -> int: ...
-    @property
-    def elapsed_seconds(self) -> float: ...
-    @property
-    def damaged(self) -> bool: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -144,7 +128,7 @@ def run_job(
     began = time.perf_counter()
     with analyze(job.input, job.output, **common) as track:
         info = track.info
-    return AnnotateResult(
+    return Result(
         input=job.input,
         output=job.output,
         frames=info.source.frames,

@@ -29,9 +29,10 @@ from tinyhd.errors import InputError, OptionError, OutputError, TinyHDError
 from tinyhd.files import cannot_write, is_alive, own_prefix, sweep
 from tinyhd.options import BatchOptions
 from tinyhd.pipeline.addresses import Address, as_path, check_writable, download, is_address, look, upload
-from tinyhd.pipeline.batch import Job, Result
+from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.leases import HOST
 from tinyhd.pipeline.manifest import Plan
+from tinyhd.pipeline.outputs import Result
 
 _INPUTS, _OUTPUTS = ("input", "track"), ("save_maps", "stats", "save_path", "output")
 _USE, _AHEAD = ".use", ".ahead"
@@ -249,8 +250,7 @@ def on_this_machine(job: Job, options: BatchOptions) -> Iterator[tuple[Job, Call
                 # the one that says that all are there comes last
                 for path in sorted(written, key=lambda path: path == files.get("output")):
                     upload(path, f"{place}/{path.relative_to(folder).as_posix()}")
-            facts: Any = result
-            return replace(facts, **{field.name: renamed(getattr(facts, field.name)) for field in fields(facts)})
+            return replace(result, **{field.name: renamed(getattr(result, field.name)) for field in fields(result)})
 
         try:
             yield replace(job, **files), finish

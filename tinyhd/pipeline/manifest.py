@@ -27,9 +27,9 @@ from tinyhd.errors import InputError, OutputError, TinyHDError
 from tinyhd.files import StrPath, cannot_write, sweep
 from tinyhd.options import GROUPS
 from tinyhd.pipeline.addresses import absolute, find, is_address, look
-from tinyhd.pipeline.batch import Job, Result
+from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.leases import in_use
-from tinyhd.pipeline.outputs import default_output
+from tinyhd.pipeline.outputs import Result, default_output
 from tinyhd.video.reader import probe
 
 MANIFEST_NAME = "tinyhd-manifest.jsonl"

@@ -13,9 +13,10 @@ from tinyhd.errors import InputError, OptionError, TinyHDError, is_out_of_memory
 from tinyhd.inference.backends import Backend
 from tinyhd.options import BatchOptions
 from tinyhd.pipeline.analyze import Progress
-from tinyhd.pipeline.batch import Job, Result, run_job
+from tinyhd.pipeline.batch import Job, run_job
 from tinyhd.pipeline.fetched import on_this_machine
 from tinyhd.pipeline.manifest import Plan
+from tinyhd.pipeline.outputs import Result
 from tinyhd.pipeline.segments import Film, Join, Part, Scan
 from tinyhd.video.reader import probe
 
@@ -166,8 +167,7 @@ class Schedule:
         begun.film.clear()
         fields = begun.failed or fields
         if begun.stage > 1 and fields.get("result") is not None:
-            result: Any = fields["result"]
-            fields["result"] = replace(result, elapsed_seconds=time.perf_counter() - begun.began)
+            fields["result"] = replace(fields["result"], elapsed_seconds=time.perf_counter() - begun.began)
         return [Outcome(begun.plan, worker=worker, **fields)]
 
     def _advance(self, begun: _Begun) -> bool:

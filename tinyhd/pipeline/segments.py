@@ -33,9 +33,9 @@ from tinyhd.inference.preprocess import Preprocessor
 from tinyhd.inference.shots import FRAMES_BEFORE, mark_cuts
 from tinyhd.network.config import CLIP_LENGTH
 from tinyhd.network.registry import find_model
-from tinyhd.pipeline.annotate import AnnotateResult
-from tinyhd.pipeline.batch import Job, Result, run_job
+from tinyhd.pipeline.batch import Job, run_job
 from tinyhd.pipeline.manifest import output_names, settings_hash
+from tinyhd.pipeline.outputs import Result
 from tinyhd.saliency.track import SaliencyTrack, TrackInfo, identify
 from tinyhd.saliency.track_writer import TrackWriter
 from tinyhd.video.frame import Frame, VideoInfo
@@ -196,7 +196,7 @@ class Join:
         if not is_output:
             return run_job(replace(job, track=target))
         seconds = time.perf_counter() - began
-        return AnnotateResult(job.input, target, info.source.frames, seconds, info.damaged, info.warnings)
+        return Result(job.input, target, info.source.frames, seconds, info.damaged, info.warnings)
 
 
 def join(parts: tuple[Path, ...], target: Path, *, overwrite: bool = False) -> TrackInfo:

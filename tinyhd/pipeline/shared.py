@@ -12,9 +12,10 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from tinyhd.pipeline.batch import Job, Result
+from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.leases import HOST, Leases
 from tinyhd.pipeline.manifest import ELSEWHERE, TODO, Manifest, Plan, at_work, job_key, manifest_lock
+from tinyhd.pipeline.outputs import Result
 
 _START_SECONDS = 5.0
 """Runs that are just starting are in each other's way for a moment."""

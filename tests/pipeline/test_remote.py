@@ -175,7 +175,8 @@ def test_from_bucket_to_bucket_killed_and_resumed(
     assert main(command) == 1  # nothing is left to do, and what failed stays so
     assert outputs() == after
     assert f"{COUNT} annotated ({COUNT} before), 1 failed before" in capsys.readouterr().err
-    store.put_file(str(clip(folder / "new.mp4", 5)), f"{bucket}/in/sub/0.mp4")  # another content: done again
+    content = store.cat_file(f"{bucket}/in/sub/0.mp4")
+    store.pipe_file(f"{bucket}/in/sub/0.mp4", content.replace(b"Lavf", b"lavf"))  # another one of its size: done again
     assert main([*command, "--retry-failed"]) == 1
     assert {name for name, time in outputs().items() if after.get(name) != time} == {"0.saliency.mp4"}
     assert not left(folder)
@@ -268,24 +269,36 @@ def test_from_the_web(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 class Broken(Quiet):
     """Promises more than it sends."""
 
-    def do_HEAD(self) -> None:
+    sent = 100000
+
+    def do_HEAD(self, size: int = 100000) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", "100000")
+        self.send_header("Content-Length", str(size))
         self.end_headers()
 
     def do_GET(self) -> None:
-        self.do_HEAD()
+        self.do_HEAD(self.sent)
         self.wfile.write(b"x" * 70000)
         self.close_connection = True
 
 
-def test_a_connection_that_breaks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Shrunk(Broken):
+    """As if the file had become shorter meanwhile."""
+
+    sent = 70000
+
+
+@pytest.mark.parametrize("server", [Broken, Shrunk])
+def test_a_connection_that_breaks(
+    folder: Path, capsys: pytest.CaptureFixture[str], server: Callable[..., BaseHTTPRequestHandler]
+) -> None:
     clip(folder / "good.mp4")
-    with web(Broken) as address:
+    with web(server) as address:
         assert main(["analyze", f"{address}/a.mp4", "good.mp4", "--output-dir", "out"]) == 1
     said = capsys.readouterr().err
     print(said)
-    assert f"error: '{address}/a.mp4' cannot be fetched: " in said
+    sentence = "was cut off: 70000 of 100000 bytes came." if server is Shrunk else "cannot be fetched: "
+    assert f"error: '{address}/a.mp4' {sentence}" in said
     assert "1 analyzed, 1 failed" in said
     assert not left(folder)
 

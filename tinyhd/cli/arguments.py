@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Options])
 
 def add_inputs(parser: argparse.ArgumentParser, output: str | None) -> None:
     """What all commands for one input or many take. `output`: what is written for one; None: files in a folder."""
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="videos, still images, folders or globs")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="videos, still images, folders, globs or addresses")
     parser.add_argument("--version", action="version", version=f"tinyhd {__version__}")
     parser.add_argument("--list-models", action="store_true", help="print the names that --model knows, and end")
     add = parser.add_argument_group("output").add_argument

@@ -10,8 +10,8 @@ log = logging.getLogger("tinyhd.cli")
 
 DESCRIPTION = """Say what a batch has done: counts, the slowest, what failed and why.
 
-One HTML page that needs nothing else, and a table with a row for each input; from the manifest that `tinyhd annotate`
-and `tinyhd analyze` keep in their --output-dir. It may be asked while they are at work."""
+One HTML page that needs nothing else, and a table with a row for each input; from the manifest that the
+commands for many inputs keep in their --output-dir. It may be asked while they are at work."""
 
 
 def fill(parser: argparse.ArgumentParser) -> None:

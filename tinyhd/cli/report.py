@@ -30,8 +30,7 @@ def fill(parser: argparse.ArgumentParser) -> None:
         action="append",
         help='places of interest: {"units": "fractions" or "pixels", "regions": {"logo": [left, top, right, bottom], '
         '"road": [[x, y], [x, y], [x, y], ...], "face": [{"time_seconds": 0, "box": [...]}, ...]}}, the last of which '
-        "moves; "
-        "given once for all videos, or once for each",
+        "moves; given once for all videos, or once for each",
     )
     add(
         "--threshold",

@@ -67,6 +67,14 @@ def test_the_last_attempt_counts(folder: Path) -> None:
     (row,) = [row for row in result.rows if row.input.endswith("/d.mp4")]
     assert (row.frames, row.attempts, row.reason) == (5, 2, "")
 
+    # of another machine, whose clock is late
+    lines = [json.loads(line) for line in (folder / "out" / MANIFEST_NAME).read_text().splitlines()[:-1]]
+    late = next(line for line in lines if line["input"] == row.input and line["status"] == "done")
+    again = late | {"attempt": 3, "frames": 7, "time": late["time"] - 100}
+    (folder / "out" / "tinyhd-manifest-other-0.jsonl").write_text(json.dumps(again) + "\n")
+    rows = batch_report("out", overwrite=True).rows
+    assert [row.frames for row in rows if row.input == late["input"]] == [7]
+
 
 def test_parquet(folder: Path) -> None:
     result = batch_report("out", table="t.parquet")

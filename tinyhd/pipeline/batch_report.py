@@ -113,7 +113,7 @@ def _rows(files: Sequence[Path]) -> list[Row]:
     """One for each input and action, by its last line; in the order in which they were begun."""
     rows: dict[tuple[str, str], Row] = {}
     lines = (line for file in files for line in read_manifest(file))
-    for values, entry, _ in sorted(lines, key=lambda line: line[1].time):
+    for values, entry, _ in sorted(lines, key=lambda line: (line[1].attempt, line[1].time)):
         frames, seconds = values.get("frames"), values.get("seconds")
         rows[values["action"], values["input"]] = Row(
             input=values["input"],

@@ -28,7 +28,7 @@ from tinyhd.options import BatchOptions
 from tinyhd.pipeline import addresses, fetched
 from tinyhd.pipeline.addresses import Address, as_path
 from tinyhd.pipeline.fetched import Cache
-from tinyhd.pipeline.remote_manifest import fetch_manifests
+from tinyhd.pipeline.remote_manifest import RemoteManifest, fetch_manifests
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.png import encode_png
 
@@ -200,11 +200,13 @@ def test_workers_and_statistics(store: Any, bucket: str, folder: Path) -> None:
     assert not left(folder)
 
 
-def test_every_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Into a store that knows no multipart uploads: nothing is there under a passing name."""
     import fsspec
 
-    memory = fsspec.filesystem("memory")
+    memory, uploaded, upload = fsspec.filesystem("memory"), [], fetched.upload
+    monkeypatch.setattr(fetched, "upload", lambda *names: (uploaded.append(str(names[1])), upload(*names)))
+    monkeypatch.setattr("tinyhd.pipeline.remote_manifest._MOST_BYTES", 1)
     clip(folder / "v" / "a.mp4", 30)
     (folder / "v" / "p.png").write_bytes(encode_png(np.zeros((64, 96, 3), np.uint8)))
     for name in ("a.mp4", "p.png"):
@@ -212,7 +214,8 @@ def test_every_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = "memory://every/out"
     for command in ("analyze", "annotate", "reframe", "moments", "encode"):
         inputs = ["memory://every/in/a.mp4"] if command in ("moments", "encode") else ["memory://every/in"]
-        assert main([command, *inputs, "--output-dir", out]) == 0, capsys.readouterr().err
+        more = ["--format", "webp"] if command == "moments" else []
+        assert main([command, *inputs, "--output-dir", out, *more]) == 0, capsys.readouterr().err
     assert (
         main(["reframe", "memory://every/in/a.mp4", "--track", f"{out}/a.track.npz", "-o", "memory://every/x.csv"]) == 0
     )
@@ -221,9 +224,16 @@ def test_every_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = {name.removeprefix("/every/") for name in memory.find("/every") if "tinyhd-manifest" not in name}
     pictures = {name for name in found if "moment-" in name}
     of_stills = {"in/p.png", "out/p.track.npz", "out/p.saliency.png", "out/p.reframed.png"}
-    endings = ("track.npz", "saliency.mp4", "reframed.mp4", "moments.json", "moments.jpg", "encoded.mp4")
+    endings = ("track.npz", "saliency.mp4", "reframed.mp4", "moments.json", "moments.webp", "encoded.mp4")
     assert found - pictures == {"in/a.mp4", "x.csv"} | of_stills | {f"out/a.{ending}" for ending in endings}
     assert pictures
+    # the file that says that all are there comes last; a full manifest is followed by another
+    assert [name.removeprefix(f"{out}/") for name in uploaded if "moment" in name][-1] == "a.moments.json"
+    lines = [memory.cat_file(name).count(b"\n") for name in memory.find("/every/out") if "tinyhd-manifest" in name]
+    assert lines == [1] * 16
+    with RemoteManifest(Address(out), ""):
+        assert main(["annotate", "memory://every/in", "--output-dir", out]) == 1
+    assert f"another run is at work in '{out}': wait for its end, or choose another folder." in capsys.readouterr().err
     assert main(["annotate", "memory://every/in/a.mp4", "-o", f"{out}/a.saliency.mp4"]) == 1
     assert "exists already" in capsys.readouterr().err
     assert main(["batch-report", out, "-o", "report.html"]) == 0

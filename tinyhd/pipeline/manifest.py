@@ -246,10 +246,10 @@ def manifest_lock(folder: Path) -> FileLock:
 
 def at_work(folder: Path) -> OutputError:
     """The error of a run that would be in another's way."""
-    return OutputError(
-        f"another run is at work in {os.fspath(folder)!r}: wait for its end, choose another folder, or start all "
-        "of them with --lease to share the work."
-    )
+    ways = ", or choose another folder"
+    if not is_address(folder):
+        ways = ", choose another folder, or start all of them with --lease to share the work"
+    return OutputError(f"another run is at work in {os.fspath(folder)!r}: wait for its end{ways}.")
 
 
 def read_manifest(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], Entry, int]]:

@@ -432,6 +432,18 @@ def test_a_cache_that_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not fetched._marks(copy.parent, ".use")
 
 
+def test_what_tells_a_still_image_is_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To learn what its output is called, and to work on it."""
+    import fsspec
+
+    fsspec.filesystem("memory").pipe_file("/still/a.png", encode_png(np.zeros((64, 96, 3), np.uint8)))
+    fetches, download = [], addresses.download
+    monkeypatch.setattr(fetched, "download", lambda *facts: (fetches.append(facts[0]), download(*facts)))
+    assert main(["annotate", "memory://still/a.png", "--output-dir", "out", "--cache-dir", "kept"]) == 0
+    assert (folder / "out" / "a.saliency.png").exists()
+    assert len(fetches) == 1
+
+
 def test_addresses_go_where_paths_go() -> None:
     import pickle
 

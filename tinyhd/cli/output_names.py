@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyhd.cli.arguments import read_options
 from tinyhd.errors import OptionError, OutputError
 from tinyhd.files import ENCODED_TAG, OUTPUT_TAG, REFRAMED_TAG, check_target, make_folder
+from tinyhd.options import BatchOptions
 
 if TYPE_CHECKING:
     from tinyhd.pipeline.batch import Job
@@ -103,7 +105,7 @@ class OutputNames:
             ending = f"{REFRAMED_TAG}.csv"
         else:
             tag = OUTPUT_TAG if command == "annotate" else REFRAMED_TAG
-            ending = tag + (".png" if is_still(file) else ".mp4")
+            ending = tag + (".png" if is_still(file, read_options(self._options, BatchOptions)) else ".mp4")
         return (self._folder or file.parent) / f"{self._stems[file]}{ending}"
 
 

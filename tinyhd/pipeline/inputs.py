@@ -212,15 +212,22 @@ def _is_several(address: Address) -> bool:
     return facts is not None and facts.is_folder
 
 
-def is_still(file: Path) -> bool:
-    """Whether a file is a still image: by its name where that is enough, at an address. Raises as `probe`."""
+def is_still(file: Path, options: BatchOptions) -> bool:
+    """Whether a file is a still image: by its name where that is enough, at an address; otherwise it is fetched.
+
+    Args:
+        options: where to, and how large it may be.
+
+    Raises:
+        InputError, OutputError: as `probe` and `Cache.copy`.
+    """
     if not isinstance(file, Address):
         return reader.probe(file).is_still
     if file.suffix.lower() in _STILL_SUFFIXES:
         return True
     if file.suffix.lower() in MEDIA_SUFFIXES - _EITHER_SUFFIXES:
         return False
-    with Cache(BatchOptions()).copy(file) as copy:
+    with Cache(options).copy(file) as copy:
         return reader.probe(copy).is_still
 
 

@@ -24,6 +24,7 @@ from conftest import skip_or_fail
 from fakes import GrayModel
 
 from tinyhd.cli.main import main
+from tinyhd.errors import InputError
 from tinyhd.options import BatchOptions
 from tinyhd.pipeline import addresses, fetched
 from tinyhd.pipeline.addresses import Address, as_path
@@ -118,7 +119,7 @@ from tinyhd.cli.main import main
 
 class Slow(GrayModel):
     def __call__(self, clips):
-        time.sleep(0.3)
+        time.sleep(1)
         return super().__call__(clips)
 
 tinyhd.inference.backends.open_backend = lambda _: Slow()
@@ -430,6 +431,20 @@ def test_a_cache_that_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     dead.wait()
     (copy.parent / f".use-{dead.pid}-0").touch()
     assert not fetched._marks(copy.parent, ".use")
+
+    # what is in use stays, what is not makes room
+    monkeypatch.setattr(fetched, "download", addresses.download)
+    fsspec.filesystem("memory").put_file(str(folder / "v.mp4"), "/kept/b.mp4")
+    small = Cache(BatchOptions(cache_dir=str(folder / "cache"), cache_size=1.5e-9 * copy.stat().st_size))
+    with (
+        small.copy(Address("memory://kept/a.mp4")),
+        pytest.raises(InputError, match="there is no room for it"),
+        small.copy(Address("memory://kept/b.mp4"), wait=False),
+    ):
+        pass
+    assert copy.exists()
+    with small.copy(Address("memory://kept/b.mp4"), wait=False):
+        assert not copy.exists()
 
 
 def test_what_tells_a_still_image_is_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,10 @@ def test_a_second_run_does_only_what_is_new_or_changed(folder: Path, capsys: pyt
     assert set(after) == {f"{name}.saliency.mp4" for name in "abcd"}
     assert [line["attempt"] for line in lines(folder / "out") if line["input"].endswith("b.mp4")] == [1, 1, 2, 2]
 
+    os.truncate(folder / "out" / "c.saliency.mp4", 100)  # as by a disk that lost the rest
+    assert annotate_main(command) == 0
+    assert probe(folder / "out" / "c.saliency.mp4").width == 96
+    after = times(folder / "out")
     assert annotate_main([*command, "--style", "heatmap"]) == 0  # other settings: all again
     assert all(times(folder / "out")[name] != after[name] for name in after)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tinyhd.options import BatchOptions, InferenceOptions
 from tinyhd.pipeline.analyze import analyze
 from tinyhd.pipeline.batch import Job
 from tinyhd.pipeline.manifest import TODO, Plan
-from tinyhd.pipeline.segments import Span, plan_spans
+from tinyhd.pipeline.segments import Film, Span, plan_spans
 from tinyhd.pipeline.workers import run_jobs
 from tinyhd.saliency.track import SaliencyTrack
 from tinyhd.video.reader import probe, read_frames
@@ -180,6 +181,24 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, parts: list[Any]) -> None:
     assert len(parts) >= 1
     assert not {part.target.name for part in parts} & {part.name for part in kept}
     assert difference(track, analyze(video, backend=WindowModel(12.5))) <= 1e-3
+
+
+def test_parts_of_another_run_are_told_apart(tmp_path: Path) -> None:
+    """By the settings, by how long segments are, and by the input, which may be replaced."""
+    job = Job(shots_video(tmp_path / "a.mp4", [300]), tmp_path / "a.track.npz", "analyze")
+
+    def first_part(job: Job, minutes: float = 0.05) -> str:
+        film = Film(job, minutes)
+        (scan, *_) = next(film.stages())
+        film.clear()
+        return scan.target.name  # type: ignore[union-attr]
+
+    other = replace(job, inference=InferenceOptions(overlap=8))
+    names = [first_part(job), first_part(job), first_part(other), first_part(job, 0.04)]
+    os.utime(job.input)
+    names.append(first_part(job))
+    assert names[0] == names[1]
+    assert len(set(names)) == 4
 
 
 def test_a_failure_is_said_once_and_leaves_nothing(tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def test_a_part_of_a_video(tmp_path: Path, parts: list[Any]) -> None:
     assert difference(track, analyze(video, backend=model, **part)) <= 1e-3
 
 
+def test_cuts_where_stretches_begin(tmp_path: Path, parts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are found from the frames before; more is read where a first guess holds too few."""
+    monkeypatch.setattr("tinyhd.pipeline.segments._LEAD_SECONDS", Fraction(1, 100))
+    video, model = shots_video(tmp_path / "a.mp4", [50] * 4), WindowModel(12.5)
+    track = in_segments(video, model, 2)
+    assert len(track.cuts) == len(parts) - 1 == 3
+    assert difference(track, analyze(video, backend=model)) <= 1e-3
+
+
 def test_interlaced(tmp_path: Path, parts: list[Any]) -> None:
     options = {"flags": "+ildct+ilme", "field_order": "tt"}
     video = shots_video(tmp_path / "a.mkv", LENGTHS, codec="mpeg2video", options=options)

@@ -37,14 +37,13 @@ from . import appearance
 from .boxes import SharesInBoxes
 from .media import (
     THUMBNAIL,
-    all_videos,
     app_frames,
     app_rate,
-    check_videos,
     dataset_of,
     default_folder,
     metadata_of,
     time_labels,
+    whole_videos,
     without_faint,
 )
 from .progress import Cancelled, Progress, ProgressTracker, RunSummary, count
@@ -95,8 +94,7 @@ def compute(
     Raises:
         OptionError, WeightsError: the run cannot begin. What is wrong with a video is recorded with it.
     """
-    check_videos(samples)
-    dataset = dataset_of(samples)
+    dataset, videos = whole_videos(samples)
     fields = Fields(settings.field)
     for name in settings.detections:
         detection_path(dataset, name)
@@ -114,10 +112,9 @@ def compute(
         if is_new:
             run.update(appearance=appearance.show(dataset, fields.heatmap, shown_by_others(dataset)))
         todo = wanted(samples, settings)
-        _sweep(run.folder, dataset, fields)
+        _sweep(run.folder, videos, fields)
         outcome.skipped = len(paths) - len(todo)
         meter = ProgressTracker(len(todo))
-        videos = all_videos(dataset)
         began = time.monotonic()
         try:
             for sample_id in todo:
@@ -168,9 +165,9 @@ def wanted(samples: SampleCollection, settings: Settings) -> list[str]:
     ]
 
 
-def _sweep(folder: Path, dataset: fo.Dataset, fields: Fields) -> None:
+def _sweep(folder: Path, videos: SampleCollection, fields: Fields) -> None:
     """Remove what a run that was killed has left in the run's own folder."""
-    used = set(all_videos(dataset).values(f"{fields.stats}.maps"))
+    used = set(videos.values(f"{fields.stats}.maps"))
     for child in folder.iterdir():
         if str(child) not in used:
             shutil.rmtree(child, ignore_errors=True)

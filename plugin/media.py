@@ -51,6 +51,13 @@ def all_videos(dataset: fo.Dataset) -> SampleCollection:
     return dataset.select_group_slices(media_type="video") if dataset.media_type == "group" else dataset
 
 
+def whole_videos(samples: SampleCollection) -> tuple[fo.Dataset, SampleCollection]:
+    """The dataset that samples belong to, and all of its videos. Raises `OptionError` where they are not videos."""
+    check_videos(samples)
+    dataset = dataset_of(samples)
+    return dataset, all_videos(dataset)
+
+
 def delete_empty_frames(dataset: fo.Dataset) -> None:
     """Remove the frame documents that hold nothing at all, as the removal of a field leaves them."""
     own = [name for name in dataset.get_frame_field_schema() if name not in _FRAME_DEFAULTS]

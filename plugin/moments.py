@@ -12,7 +12,7 @@ import tinyhd
 from tinyhd.errors import OptionError
 from tinyhd.pipeline.moments import MOMENTS_SUFFIX, MomentsResult
 
-from .media import all_videos, app_rate, check_videos, dataset_of, last_number, time_labels
+from .media import app_rate, last_number, time_labels, whole_videos
 from .outputs import declare, run_jobs, tag_of
 from .progress import Progress, RunSummary
 from .settings import MOMENTS, MomentSettings
@@ -31,8 +31,7 @@ def label_moments(
     Raises:
         OptionError, WeightsError: the work cannot begin.
     """
-    check_videos(samples)
-    labels = _Labels(dataset_of(samples), settings)
+    labels = _Labels(*whole_videos(samples), settings)
     with tempfile.TemporaryDirectory() as unwanted:
         if not settings.pictures:
             settings = dataclasses.replace(settings, output_dir=unwanted)
@@ -62,15 +61,14 @@ def files_of(samples: SampleCollection, name: str) -> list[str]:
 class _Labels:
     """A field with the labels of each sample."""
 
-    def __init__(self, dataset: fo.Dataset, settings: MomentSettings) -> None:
+    def __init__(self, dataset: fo.Dataset, videos: SampleCollection, settings: MomentSettings) -> None:
         check_free(dataset, settings.name)
-        self._settings, name = settings, settings.name
+        self._videos, self._settings, name = videos, settings, settings.name
         if not dataset.has_sample_field(name):
             document = fo.TemporalDetections
             dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=document, description=MOMENTS)
             dataset.add_sample_field(f"{name}.detections.picture", fo.StringField, description="The file")
         declare(dataset, settings.sheet_field, "The file with the pictures of all key moments")
-        self._videos = all_videos(dataset)
 
     def is_own(self, sample_id: str) -> bool:
         return False

@@ -16,7 +16,7 @@ from tinyhd.pipeline.batch import Job, run_job
 from tinyhd.pipeline.outputs import Result
 
 from .compute import find_track
-from .media import all_videos, dataset_of, default_folder, metadata_of
+from .media import all_videos, default_folder, metadata_of, whole_videos
 from .progress import REPORT_SECONDS, Cancelled, Progress, ProgressTracker, RunSummary
 from .settings import FileSettings, VideoSettings
 
@@ -56,7 +56,7 @@ def for_each_video(
     is_done: Callable[[str], bool] = lambda _: False,
 ) -> Generator[Progress, None, None]:
     """Make a file for each of some videos that are not done."""
-    dataset, videos = dataset_of(samples), all_videos(dataset_of(samples))
+    dataset, videos = whole_videos(samples)
     ids, paths = samples.values(["id", "filepath"])
     declare(dataset, outcome.error_field)
     todo = [item for item in zip(ids, paths, strict=True) if not is_done(item[0])]
@@ -132,8 +132,9 @@ class Target(Protocol):
         """Put there what was made for a sample."""
 
 
-def open_target(dataset: fo.Dataset, settings: VideoSettings, as_samples: bool = False) -> Target:
+def open_target(samples: SampleCollection, settings: VideoSettings, as_samples: bool = False) -> Target:
     """A slice of each group in a grouped dataset; otherwise new samples, or a media field."""
+    dataset, _ = whole_videos(samples)
     if dataset.media_type == "group":
         return _Slice(dataset, settings)
     return _NewSamples(dataset, settings) if as_samples else _PathField(dataset, settings)
@@ -231,7 +232,7 @@ def run_jobs(
         more: further fields of the `Job`, by sample id, path and output.
         after: called with a sample id and what came of its job, before that goes to the target.
     """
-    videos = all_videos(dataset_of(samples))
+    _, videos = whole_videos(samples)
     backend = tinyhd.open_backend(settings.inference)
     groups = {group: getattr(settings, group) for group in settings.groups()}
 

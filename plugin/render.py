@@ -16,7 +16,7 @@ from tinyhd.video.playback import browser_plays, reencode
 
 from .boxes import moving_boxes
 from .compute import FRAMES_AT_ONCE
-from .media import all_videos, app_rate, check_videos, dataset_of, last_number, metadata_of
+from .media import app_rate, last_number, metadata_of, whole_videos
 from .outputs import ORIGINAL, PLAYABLE, REENCODE_ERROR, declare, for_each_video, open_target, run_jobs
 from .progress import Progress, RunSummary
 from .settings import CROP, EncodeSettings, PlayableSettings, ReframeSettings, RenderSettings, detection_path
@@ -40,12 +40,11 @@ def render_videos(
     Raises:
         OptionError, WeightsError: the work cannot begin.
     """
-    check_videos(samples)
     if settings.reencode:
         copied = yield from reencode_videos(samples, is_stopped=is_stopped)
         if copied.cancelled:
             return copied
-    return (yield from run_jobs(samples, settings, open_target(dataset_of(samples), settings), is_stopped))
+    return (yield from run_jobs(samples, settings, open_target(samples, settings), is_stopped))
 
 
 def reframe_videos(
@@ -66,12 +65,10 @@ def reframe_videos(
     Raises:
         OptionError, WeightsError: the work cannot begin.
     """
-    check_videos(samples)
-    dataset = dataset_of(samples)
-    videos = all_videos(dataset)
+    dataset, videos = whole_videos(samples)
     for name in settings.keep:
         detection_path(dataset, name)
-    target = open_target(dataset, settings, as_samples=settings.results == "new samples")
+    target = open_target(samples, settings, as_samples=settings.results == "new samples")
     declare(dataset, settings.crop_field, "The file with the path of the crop")
     if settings.boxes and not dataset.has_frame_field(settings.crop_field):
         dataset.add_frame_field(
@@ -109,8 +106,7 @@ def encode_videos(
     Raises:
         OptionError, WeightsError: the work cannot begin.
     """
-    check_videos(samples)
-    return (yield from run_jobs(samples, settings, open_target(dataset_of(samples), settings), is_stopped))
+    return (yield from run_jobs(samples, settings, open_target(samples, settings), is_stopped))
 
 
 def _show_crop(
@@ -145,8 +141,7 @@ def reencode_videos(
     Args:
         samples, is_stopped: as for `compute`.
     """
-    check_videos(samples)
-    videos = all_videos(dataset_of(samples))
+    _, videos = whole_videos(samples)
 
     def work(sample_id: str, path: str, output: Path, progress: Callable[[int, int | None], None]) -> int | None:
         info = tinyhd.probe(path)

@@ -21,7 +21,7 @@ from tinyhd.saliency.track import TRACK_SUFFIX
 
 from .boxes import moving_boxes
 from .compute import find_track
-from .media import all_videos, check_videos, dataset_of, default_folder
+from .media import default_folder, whole_videos
 from .outputs import in_thread
 from .progress import Cancelled, Progress, ProgressTracker, RunSummary
 from .settings import ReportSettings, detection_path
@@ -56,9 +56,7 @@ def make_report(
     Raises:
         TinyHDError: it cannot be made; nothing is left of it.
     """
-    check_videos(samples)
-    dataset = dataset_of(samples)
-    videos = all_videos(dataset)
+    dataset, videos = whole_videos(samples)
     ids, paths = samples.values(["id", "filepath"])
     if not 0 < len(ids) <= MAX_VIDEOS:
         raise OptionError(f"a report is about 1 to {MAX_VIDEOS} videos, these are {len(ids)}: select some.")

@@ -166,50 +166,55 @@ class _NewSamples:
 
     def __init__(self, dataset: fo.Dataset, settings: VideoSettings) -> None:
         self._dataset, self._name, self._source = dataset, settings.name, settings.source_field
-        declare(dataset, self._source, "The sample that this one was made from")
-        made = dataset.exists(self._source)
-        self._own = set(made.values("id"))
-        self._known = dict(zip(*made.values([self._source, "filepath"]), strict=True))
+        self._made = self._find()  # ids by what they were made from
+
+    def _find(self) -> dict[str, str]:
+        declare(self._dataset, self._source, "The sample that this one was made from")
+        return dict(zip(*self._dataset.exists(self._source).values([self._source, "id"]), strict=True))
+
+    def _key(self, sample_id: str) -> str:
+        """What a sample's new one is found by."""
+        return sample_id
+
+    def _own(self, sample_id: str) -> dict[str, Any]:
+        """Further fields of a sample's new one."""
+        return {"tags": [self._name], self._source: sample_id}
 
     def is_own(self, sample_id: str) -> bool:
-        return sample_id in self._own
+        return sample_id in self._made.values()
 
     def has(self, sample_id: str) -> bool:
-        return Path(self._known.get(sample_id, "")).is_file()
+        made = self._made.get(self._key(sample_id))
+        return made is not None and Path(self._dataset[made].filepath).is_file()
 
     def add(self, sample_id: str, result: Result) -> None:
-        output = result.output
-        if sample_id not in self._known:
-            sample = fo.Sample(filepath=str(output), tags=[self._name], metadata=metadata_of(tinyhd.probe(output)))
-            sample[self._source] = sample_id
-            self._dataset.add_sample(sample)
-            self._known[sample_id] = str(output)
+        key, path = self._key(sample_id), str(result.output)
+        metadata = metadata_of(tinyhd.probe(path))
+        if key in self._made:
+            sample = self._dataset[self._made[key]]
+            sample.filepath, sample.metadata = path, metadata
+            sample.save()
+        else:
+            sample = fo.Sample(filepath=path, metadata=metadata, **self._own(sample_id))
+            self._made[key] = self._dataset.add_sample(sample)
 
 
-class _Slice:
+class _Slice(_NewSamples):
     """A slice of the sample's group."""
 
-    def __init__(self, dataset: fo.Dataset, settings: VideoSettings) -> None:
-        self._dataset, self._name = dataset, settings.name
-        self._videos = all_videos(dataset)
-        self._group = dataset.group_field
-        view = self._videos.match(fo.ViewField(f"{self._group}.name") == self._name)
-        self._known = dict(zip(*view.values([f"{self._group}.id", "filepath"]), strict=True))
+    def _find(self) -> dict[str, str]:
+        group = self._dataset.group_field
+        view = all_videos(self._dataset).match(fo.ViewField(f"{group}.name") == self._name)
+        return dict(zip(*view.values([f"{group}.id", "id"]), strict=True))
 
-    def is_own(self, sample_id: str) -> bool:
-        return bool(self._videos[sample_id][self._group].name == self._name)
+    def _group(self, sample_id: str) -> fo.Group:
+        return self._dataset[sample_id][self._dataset.group_field]
 
-    def has(self, sample_id: str) -> bool:
-        return Path(self._known.get(self._videos[sample_id][self._group].id, "")).is_file()
+    def _key(self, sample_id: str) -> str:
+        return str(self._group(sample_id).id)
 
-    def add(self, sample_id: str, result: Result) -> None:
-        output = result.output
-        group = self._videos[sample_id][self._group]
-        if group.id not in self._known:
-            metadata = metadata_of(tinyhd.probe(output))
-            element = group.element(self._name)
-            self._dataset.add_sample(fo.Sample(filepath=str(output), metadata=metadata, **{self._group: element}))
-            self._known[group.id] = str(output)
+    def _own(self, sample_id: str) -> dict[str, Any]:
+        return {self._dataset.group_field: self._group(sample_id).element(self._name)}
 
 
 # ---- both together

@@ -130,7 +130,13 @@ def test_annotated_videos_as_a_slice(fo: ModuleType, plugin: Modules, gray: Gray
             assert Path(group["heat"].filepath).name.startswith(Path(group["video"].filepath).stem + ".heat-")
         again = operator("annotate_videos")(dataset.select_group_slices("video"), name="heat")
         assert (again["completed"], again["skipped"]) == (0, 2)
-        assert len(dataset.select_group_slices("heat")) == 2
+        heat = dataset.select_group_slices("heat")
+        assert len(heat) == 2
+        other = str(videos[0].parent / "other")
+        wide = {"output_dir": other, "style": "side-by-side", "skip_existing": False}
+        again = operator("annotate_videos")(view, name="heat", **wide)
+        assert again["completed"] == len(heat) == 2
+        assert {(str(Path(s.filepath).parent), s.metadata.frame_width) for s in heat} == {(other, 2 * makers.WIDTH)}
         assert operator("undo_videos")(dataset, "heat")["removed"] == 2
         assert dataset.group_slices == ["video"]
     finally:
@@ -239,11 +245,14 @@ def test_reframed_videos_as_samples(
     assert len(list((tmp_path / "out").iterdir())) == 4
     # neither is made again, nor are the new ones cut themselves
     assert reframe(output_dir=str(tmp_path / "out"))["skipped"] == 4
-    assert reframe(output_dir=str(tmp_path / "out"), skip_existing=False)["completed"] == 2
+    again = reframe(output_dir=str(tmp_path / "anew"), aspect="1:1", skip_existing=False)
+    assert again["completed"] == 2
     assert len(dataset) == 4
+    assert {Path(path).parent for path in new.values("filepath")} == {tmp_path / "anew"}
+    assert [m.frame_width == m.frame_height for m in new.values("metadata")] == [True, True]
     assert operator("undo_videos")(dataset, "reframed")["removed"] == 2
     assert dataset.values("id") == ids
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "anew").iterdir()) == []
     assert not [name for name in dataset.get_field_schema() if name.startswith("reframed")]
 
 

@@ -81,7 +81,7 @@ MODELS: dict[str, ModelInfo] = {
             provenance="trained by this project on people's fixations and from published models; see MODEL_CARD.md",
             license="Apache-2.0",
             config=TinyHDConfig(True, 1, output_stride=4, display_scale=0.004, sampling_rate=15.0),
-            sha256="a8779c3d47288b3fd21a63ea0f55d6994b1c9b75eee162fe98e96847bd6064ff",
+            sha256="d7de840549f73e5aeaaf407b900590a35fb8bb4172ddff83f405d803e2ff4000",
             bfloat16_agrees=True,
         ),
         ModelInfo(
@@ -89,8 +89,8 @@ MODELS: dict[str, ModelInfo] = {
             file="tinyhd-lite.xml",
             provenance="half as wide, taught by tinyhd-m and its teachers; see MODEL_CARD.md",
             license="Apache-2.0",
-            config=TinyHDConfig(True, 2, ("d1", "d2"), output_stride=4, display_scale=0.00048, sampling_rate=15.0),
-            sha256="f825ce51b13c8c96a73a1c9be8438d0558b1264bacbe77848603e7a755b7f32e",
+            config=TinyHDConfig(True, 2, ("d1", "d2"), output_stride=4, display_scale=0.004, sampling_rate=15.0),
+            sha256="6b77025f17fb7ecefd4b3b205c84f7bf6b87efae847bc703a3a18240dc08a8bb",
             bfloat16_agrees=True,
         ),
         ModelInfo(

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import html
 import json
 import logging
 from collections.abc import Callable, Generator, Iterator
@@ -95,7 +96,7 @@ def ready(job: Job, *, download: Path | None = None, made: str = "", problem: st
     assert track is not None
     assert job.original is not None
     assert job.curve is not None
-    notes = [note.replace(str(job.folder), "") for note in job.warnings]
+    notes = _warnings(job)
     if job.is_copy:
         notes.insert(0, "Not every browser plays this kind of file; what you see is a copy in H.264.")
     if job.end is not None:
@@ -163,6 +164,10 @@ def sizes(name: str, numbers: dict[str, int]) -> str:
     return f"{text}."
 
 
+def _warnings(job: Job) -> list[str]:
+    return [text.replace(str(job.folder), "") for text in job.warnings]
+
+
 def summary(job: Job) -> dict[str, Any]:
     """What the API tells about a video."""
     info = job.facts()
@@ -180,7 +185,7 @@ def summary(job: Job) -> dict[str, Any]:
             for peak, _ in job.moments
         ],
         "aspects": list(job.crops),
-        "warnings": job.warnings,
+        "warnings": _warnings(job),
     }
 
 
@@ -197,13 +202,13 @@ def _sentence(error: Exception) -> str:
 
 @contextlib.contextmanager
 def clean_errors() -> Iterator[None]:
-    """Whatever goes wrong reaches a client of the API as one sentence."""
+    """Whatever goes wrong reaches a client of the API as one sentence, without tags: Gradio shows it as HTML."""
     try:
         yield
     except gr.Error:
         raise
     except Exception as error:
-        raise gr.Error(_sentence(error), print_exception=False) from None
+        raise gr.Error(html.escape(_sentence(error), quote=False), print_exception=False) from None
 
 
 def _in_turn(ticket: Ticket, progress: gr.Progress) -> None:

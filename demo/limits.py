@@ -1,6 +1,5 @@
 """What is taken, and what is said to people whose file is not."""
 
-import html
 import os
 import re
 from dataclasses import dataclass
@@ -97,10 +96,6 @@ _BARE_PATH = re.compile(r"(?<![\w/])/(?:[^\s/'\"]+/)+([^\s/'\"]*)")
 
 
 def public_sentence(error: Exception) -> str:
-    """An error's sentence as anybody may read it: files by their names, no folders, safe inside HTML.
-
-    Tags are escaped because Gradio shows messages as HTML; quotes are left as they are.
-    """
+    """An error's sentence as anybody may read it: files by their names, no folders."""
     text = _BARE_PATH.sub(r"\1", _QUOTED_PATH.sub(lambda m: repr(m[1] or m[2] or ""), str(error)))
-    text = text[:1].upper() + text[1:]
-    return html.escape(text, quote=False)
+    return text[:1].upper() + text[1:]

@@ -18,7 +18,7 @@ from tinyhd.options import InferenceOptions
 
 from . import forms
 from .media import check_videos, dataset_of, default_folder
-from .progress import Progress, RunSummary
+from .progress import Progress, RunSummary, describe_error
 from .runs import HEARTBEAT_SECONDS
 from .settings import Parameters, VideoSettings, check_model
 from .work import Watched
@@ -84,7 +84,7 @@ class VideoOperator(foo.Operator):
         try:
             check_videos(samples)
         except TinyHDError as error:
-            forms.warning(inputs, "unusable", str(error))
+            forms.warning(inputs, "unusable", describe_error(error))
         else:
             self.fill(ctx, inputs, samples)
         return types.Property(inputs, view=types.View(label=self.config.label))
@@ -119,9 +119,10 @@ class VideoOperator(foo.Operator):
             settings = self.parameters.from_params((earlier or {}) | given)
             self.validate(ctx.dataset, settings)
         except TinyHDError as error:
-            forms.warning(inputs, "problem", str(error))
-            named = next((name for name in made if name in str(error).split()), self.blamed)
-            made[named].invalid, made[named].error_message = True, str(error)
+            sentence = describe_error(error)
+            forms.warning(inputs, "problem", sentence)
+            if field := made.get(next((name for name in made if name in sentence.split()), self.blamed)):
+                field.invalid, field.error_message = True, sentence
             return None
         return settings
 

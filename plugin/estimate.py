@@ -11,6 +11,8 @@ import tinyhd
 from tinyhd.errors import TinyHDError
 from tinyhd.render.grayscale import DISPLAY_SIDE
 
+from .progress import count
+
 _PROBED = 8
 """Files that are looked into where the dataset does not say how long its videos are."""
 
@@ -30,22 +32,21 @@ def estimate(samples: SampleCollection, stride: int, frames_per_second: float | 
         frames_per_second: of an earlier run; None: nothing is known, and no time is told.
         skipped: how many further videos are done already.
     """
-    count = samples.count()
-    done = f" ({skipped} more are done)" if skipped else ""
-    if not count:
-        return f"Nothing to do: {skipped} videos are done." if skipped else "No video is chosen."
+    chosen = samples.count()
+    if not chosen:
+        return f"Nothing to do: {count(skipped, 'video')} done already." if skipped else "No video is chosen."
+    videos = count(chosen, "video") + (f" ({skipped} more done already)" if skipped else "")
     frames, pixels = _size(samples)
     if not frames:
-        return f"{count} videos{done}; none of those looked into can be read."
+        return f"{videos}; none of those looked into can be read."
     disk = frames / stride * pixels * _BYTES_PER_PIXEL + frames * _BYTES_PER_FRAME
-    videos = "1 video" if count == 1 else f"{count} videos"
     time = f"about {_time(frames / frames_per_second)} by the last run, " if frames_per_second else ""
-    return f"{videos}{done}, about {_rounded(frames):,} frames: {time}{_bytes(disk)} of disk for the maps."
+    return f"{videos}, about {_rounded(frames):,} frames: {time}{_bytes(disk)} of disk for the maps."
 
 
 def _size(samples: SampleCollection) -> tuple[float, float]:
     """(about how many frames, pixels of a map)."""
-    count, total = samples.count(), samples.sum("metadata.total_frame_count") or 0
+    number, total = samples.count(), samples.sum("metadata.total_frame_count") or 0
     known = samples.count("metadata.total_frame_count")
     lengths, pixels = [], []
     for path in samples.limit(_PROBED).values("filepath"):
@@ -56,7 +57,7 @@ def _size(samples: SampleCollection) -> tuple[float, float]:
     if not lengths:
         return float(total), DISPLAY_SIDE**2 * 9 / 16
     mean = total / known if known else float(np.mean(lengths))
-    return total + (count - known) * mean, float(np.mean(pixels))
+    return total + (number - known) * mean, float(np.mean(pixels))
 
 
 @lru_cache(maxsize=1000)

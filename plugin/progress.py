@@ -161,8 +161,8 @@ class ProgressTracker:
 
 
 def describe_error(error: BaseException) -> str:
-    """An error in a sentence for people."""
-    return str(error) if isinstance(error, TinyHDError) else f"{type(error).__name__}: {error}"
+    """An error in a sentence for people, who see no command line."""
+    return str(error).replace(" --", " ") if isinstance(error, TinyHDError) else f"{type(error).__name__}: {error}"
 
 
 def count(number: int, noun: str) -> str:

@@ -20,7 +20,7 @@ from makers import HEIGHT, WIDTH, external_reference, make_video, playlist, read
 
 from demo import downloads, work
 from demo.__main__ import login_from
-from demo.actions import Actions, ready, sizes, working
+from demo.actions import Actions, clean_errors, ready, sizes, working
 from demo.downloads import canonical, encode, finish, make
 from demo.jobs import JobStore
 from demo.limits import Limits, TooLongError, public_sentence
@@ -102,12 +102,17 @@ def test_limit_of_frames_holds_whatever_the_header_says(store, tmp_path, monkeyp
         ('"/tmp/it\'s/clip.mp4" is empty.', "'clip.mp4' is empty."),
         ("'C:\\\\Users\\\\me\\\\clip.mp4' is empty.", "'clip.mp4' is empty."),
         ("cannot open /home/me/secret/clip.mp4 now", "Cannot open clip.mp4 now"),
-        ("'<img src=x onerror=1>.mp4' is empty.", "'&lt;img src=x onerror=1&gt;.mp4' is empty."),
+        ("'<img src=x onerror=1>.mp4' is empty.", "'<img src=x onerror=1>.mp4' is empty."),
         ("48/96 frames", "48/96 frames"),
     ],
 )
-def test_public_sentences_have_no_folders_and_no_tags(message, public):
+def test_public_sentences_have_no_folders(message, public):
     assert public_sentence(InputError(message)) == public
+
+
+def test_errors_of_the_api_have_no_tags():
+    with pytest.raises(gr.Error, match=r"^\"'&lt;b&gt;.mp4' is empty.\"$"), clean_errors():
+        raise InputError("'<b>.mp4' is empty.")
 
 
 # ---- files

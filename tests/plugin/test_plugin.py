@@ -657,7 +657,7 @@ def test_form_estimates_time_and_disk(
     # the time by the last run, for the videos that are not done
     operator()(dataset.limit(1), maps_dir=str(tmp_path))
     label = form(dataset)["estimate"]["view"]["label"]
-    assert label.startswith("2 videos (1 more are done), about 40 frames: about ")
+    assert label.startswith("2 videos (1 more done already), about 40 frames: about ")
     assert "seconds by the last run" in label
 
 
@@ -694,6 +694,11 @@ def test_form_says_what_is_wrong(
         return  # a stub takes the model's place here
     with pytest.raises(tinyhd.TinyHDError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
         operator()(dataset, maps_dir=str(tmp_path), **params)
+
+
+def test_errors_in_the_app_name_no_flags(plugin: Modules) -> None:
+    describe = plugin("progress").describe_error
+    assert describe(tinyhd.TinyHDError("there is no GPU; use --device cpu.")) == "there is no GPU; use device cpu."
 
 
 def test_only_whole_videos(

@@ -477,3 +477,27 @@ def test_interrupted(folder: Path, sent: list[signal.Signals], status: int) -> N
     assert "Traceback" not in error
     kept = {"a.mp4", "b.mp4", "a.saliency.mp4", "stats/a.csv", *(f"maps/a/{k:06d}.png" for k in range(3))}
     assert files(folder) == kept
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_signal_while_the_process_ends_changes_nothing(folder: Path) -> None:
+    clip(folder / "a.mp4", 40)
+    slow_end = "import atexit, time; atexit.register(lambda: (print('ends', flush=True), time.sleep(1)))"
+    child = subprocess.Popen(
+        stub_command("annotate", "a.mp4", seconds=0.5, before=slow_end),
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not list(folder.glob(".tinyhd-*.mp4")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.terminate()
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ends\n"
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 143
+    assert "Traceback" not in error

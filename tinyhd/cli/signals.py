@@ -22,7 +22,7 @@ class Terminated(BaseException):
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Raise `KeyboardInterrupt` at the first SIGINT, `Terminated` at the first SIGTERM or SIGHUP; the ones that follow
-    while the work unwinds change nothing, but after some seconds end the process."""
+    while the work unwinds and the process ends change nothing, but after some seconds end it at once."""
     first: float | None = None
 
     def stop(number: int, _frame: object) -> None:
@@ -46,5 +46,6 @@ def ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if first is None:  # otherwise the process ends, and another signal would give it another status
+            for number, handler in previous.items():
+                signal.signal(number, handler)

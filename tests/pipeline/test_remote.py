@@ -183,6 +183,18 @@ def test_from_bucket_to_bucket_killed_and_resumed(
     assert not left(folder)
 
 
+def test_what_killed_runs_had_fetched_is_removed(folder: Path) -> None:
+    place = Cache(BatchOptions()).folder
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name, process in (("0" * 16, dead.pid), ("1" * 16, os.getpid())):
+        (place / name).mkdir()
+        (place / name / f".use-{process}-abcdef").touch()
+        (place / name / "a.mp4").touch()
+    Cache(BatchOptions())
+    assert [path.parent.name for path in place.rglob("a.mp4")] == ["1" * 16]
+
+
 def test_workers_and_statistics(store: Any, bucket: str, folder: Path) -> None:
     """With the embedded model, in processes of their own."""
     for name in "abc":

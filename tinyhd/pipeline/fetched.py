@@ -69,6 +69,15 @@ class Cache:
         except OSError as error:
             raise cannot_write(self.folder, error) from error
         self._lock = FileLock(self.folder / ".lock")
+        if not self._keep:
+            self._forget_the_dead()
+
+    def _forget_the_dead(self) -> None:
+        """Remove what processes that were killed had fetched for themselves."""
+        with self._lock:
+            for entry in list(self.folder.iterdir()):
+                if entry.is_dir() and _is_entry(entry) and not _marks(entry, _USE) and not _marks(entry, _AHEAD):
+                    shutil.rmtree(entry, ignore_errors=True)
 
     @contextlib.contextmanager
     def copy(self, address: Address, *, wait: bool = True) -> Iterator[Path]:

@@ -166,11 +166,14 @@ class _NewSamples:
 
     def __init__(self, dataset: fo.Dataset, settings: VideoSettings) -> None:
         self._dataset, self._name, self._source = dataset, settings.name, settings.source_field
-        self._made = self._find()  # ids by what they were made from
+        made, key = self._find()
+        keys, ids, paths = made.values([key, "id", "filepath"])
+        self._ids, self._made = set(ids), dict(zip(keys, zip(ids, paths, strict=True), strict=True))
 
-    def _find(self) -> dict[str, str]:
+    def _find(self) -> tuple[SampleCollection, str]:
+        """The samples that were made before, and the field with their keys."""
         declare(self._dataset, self._source, "The sample that this one was made from")
-        return dict(zip(*self._dataset.exists(self._source).values([self._source, "id"]), strict=True))
+        return self._dataset.exists(self._source), self._source
 
     def _key(self, sample_id: str) -> str:
         """What a sample's new one is found by."""
@@ -181,31 +184,31 @@ class _NewSamples:
         return {"tags": [self._name], self._source: sample_id}
 
     def is_own(self, sample_id: str) -> bool:
-        return sample_id in self._made.values()
+        return sample_id in self._ids
 
     def has(self, sample_id: str) -> bool:
-        made = self._made.get(self._key(sample_id))
-        return made is not None and Path(self._dataset[made].filepath).is_file()
+        _, path = self._made.get(self._key(sample_id), ("", ""))
+        return Path(path).is_file()
 
     def add(self, sample_id: str, result: Result) -> None:
         key, path = self._key(sample_id), str(result.output)
         metadata = metadata_of(tinyhd.probe(path))
         if key in self._made:
-            sample = self._dataset[self._made[key]]
+            made = self._made[key][0]
+            sample = self._dataset[made]
             sample.filepath, sample.metadata = path, metadata
             sample.save()
         else:
-            sample = fo.Sample(filepath=path, metadata=metadata, **self._own(sample_id))
-            self._made[key] = self._dataset.add_sample(sample)
+            made = self._dataset.add_sample(fo.Sample(filepath=path, metadata=metadata, **self._own(sample_id)))
+        self._made[key] = made, path
 
 
 class _Slice(_NewSamples):
     """A slice of the sample's group."""
 
-    def _find(self) -> dict[str, str]:
+    def _find(self) -> tuple[SampleCollection, str]:
         group = self._dataset.group_field
-        view = all_videos(self._dataset).match(fo.ViewField(f"{group}.name") == self._name)
-        return dict(zip(*view.values([f"{group}.id", "id"]), strict=True))
+        return all_videos(self._dataset).match(fo.ViewField(f"{group}.name") == self._name), f"{group}.id"
 
     def _group(self, sample_id: str) -> fo.Group:
         return self._dataset[sample_id][self._dataset.group_field]

@@ -187,12 +187,13 @@ def test_what_killed_runs_had_fetched_is_removed(folder: Path) -> None:
     place = Cache(BatchOptions()).folder
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for name, process in (("0" * 16, dead.pid), ("1" * 16, os.getpid())):
+    marks = {"0" * 16: f".use-{dead.pid}", "1" * 16: f".use-{os.getpid()}", "2" * 16: f".ahead-{os.getpid()}"}
+    for name, mark in marks.items():
         (place / name).mkdir()
-        (place / name / f".use-{process}-abcdef").touch()
+        (place / name / f"{mark}-abcdef").touch()
         (place / name / "a.mp4").touch()
     Cache(BatchOptions())
-    assert [path.parent.name for path in place.rglob("a.mp4")] == ["1" * 16]
+    assert {path.parent.name for path in place.rglob("a.mp4")} == {"1" * 16, "2" * 16}
 
 
 def test_workers_and_statistics(store: Any, bucket: str, folder: Path) -> None:
